@@ -1,0 +1,238 @@
+//! Every metadata key, in one place.
+//!
+//! All keys of a module live under `/fkv/{module}/`. Numbers are zero-padded so that the order of keys is the order
+//! of numbers.
+//!
+//! | key | value | written by | read by |
+//! |---|---|---|---|
+//! | `topology` | [`Topology`](crate::record::Topology) | control API | all |
+//! | `alignments` | empty; put by every change that moves alignment, so that topology changes can compare it | DataSvr | DataSvr |
+//! | `tables/{name}` | [`TableRecord`](crate::record::TableRecord); its create revision is the table's uid | control API, DataSvr | all |
+//! | `dropped/{uid}` | [`DroppedTable`](crate::record::DroppedTable): what GC has still to remove | control API | GC |
+//! | `versions/{uid}/{version}` | [`VersionRecord`](crate::record::VersionRecord) | DataSvr | all |
+//! | `tasks/{uid}/{task}` | [`TaskRecord`](crate::record::TaskRecord) | control API, DataSvr | DataSvr |
+//! | `submits/{uid}/{submit id}` | [`SubmitRecord`](crate::record::SubmitRecord): makes submitting idempotent | control API | control API |
+//! | `jobs/{uid}/{task}/{job}` | [`JobRecord`](crate::record::JobRecord); appears when the job is first claimed | workers | DataSvr |
+//! | `locks/{uid}/{task}/{job}` | [`LockRecord`](crate::record::LockRecord), leased; its create revision is the token. Job `@task` is the lock of the task itself | workers | workers |
+//! | `progress/{uid}/{task}` | [`Progress`](crate::record::Progress); never compared | the task's worker | control API |
+//! | `claims/{sect}/{role}` | [`SlotClaim`](crate::record::SlotClaim), leased; its create revision is the incarnation | KVSvr | DataSvr |
+//! | `reports/{sect}/{role}` | [`Report`](crate::record::Report) | KVSvr | DataSvr |
+//! | `workers/{worker}` | [`WorkerRecord`](crate::record::WorkerRecord), leased | DataSvr | control API |
+
+use fkv_formats::id::{Slot, TableUid, TaskId, Version};
+
+/// The keys of one module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    prefix: String,
+}
+
+/// Name of the pseudo-job whose lock is the lock of the whole task.
+pub const TASK_LOCK: &str = "@task";
+
+/// Why a name cannot be used in a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} `{name}` is not allowed: use 1 to {max} of a-z A-Z 0-9 . _ -, starting with a letter or digit")]
+pub struct BadName {
+    what: &'static str,
+    name: String,
+    max: usize,
+}
+
+/// Checks a module, table, sect, server or worker name. `what` is the noun for the message.
+///
+/// # Errors
+/// [`BadName`] says what is allowed.
+pub fn check_name(what: &'static str, name: &str) -> Result<(), BadName> {
+    const MAX: usize = 128;
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if first && rest && name.len() <= MAX {
+        Ok(())
+    } else {
+        Err(BadName { what, name: name.chars().take(MAX).collect(), max: MAX })
+    }
+}
+
+impl Keys {
+    /// The keys of `module`.
+    ///
+    /// # Errors
+    /// [`BadName`] if the module's name cannot stand in a key.
+    pub fn new(module: &str) -> Result<Self, BadName> {
+        check_name("module", module)?;
+        Ok(Self { prefix: format!("/fkv/{module}/") })
+    }
+
+    /// The prefix of all keys of the module.
+    #[must_use]
+    pub fn all(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The topology.
+    #[must_use]
+    pub fn topology(&self) -> String {
+        format!("{}topology", self.prefix)
+    }
+
+    /// The key put by every change of alignment.
+    #[must_use]
+    pub fn alignments(&self) -> String {
+        format!("{}alignments", self.prefix)
+    }
+
+    /// Prefix of all tables.
+    #[must_use]
+    pub fn tables(&self) -> String {
+        format!("{}tables/", self.prefix)
+    }
+
+    /// A table, by name.
+    #[must_use]
+    pub fn table(&self, name: &str) -> String {
+        format!("{}tables/{name}", self.prefix)
+    }
+
+    /// Prefix of all dropped tables.
+    #[must_use]
+    pub fn dropped_tables(&self) -> String {
+        format!("{}dropped/", self.prefix)
+    }
+
+    /// A dropped table.
+    #[must_use]
+    pub fn dropped(&self, uid: TableUid) -> String {
+        format!("{}dropped/{:016x}", self.prefix, uid.0)
+    }
+
+    /// Prefix of a table's versions.
+    #[must_use]
+    pub fn versions(&self, uid: TableUid) -> String {
+        format!("{}versions/{:016x}/", self.prefix, uid.0)
+    }
+
+    /// A version.
+    #[must_use]
+    pub fn version(&self, uid: TableUid, version: Version) -> String {
+        format!("{}versions/{:016x}/{:020}", self.prefix, uid.0, version.0)
+    }
+
+    /// Prefix of the tasks of all tables.
+    #[must_use]
+    pub fn all_tasks(&self) -> String {
+        format!("{}tasks/", self.prefix)
+    }
+
+    /// Prefix of a table's tasks.
+    #[must_use]
+    pub fn tasks(&self, uid: TableUid) -> String {
+        format!("{}tasks/{:016x}/", self.prefix, uid.0)
+    }
+
+    /// A task.
+    #[must_use]
+    pub fn task(&self, uid: TableUid, task: TaskId) -> String {
+        format!("{}tasks/{:016x}/{:020}", self.prefix, uid.0, task.0)
+    }
+
+    /// What a submit id stands for. The id may hold any characters; it is written in hexadecimal.
+    #[must_use]
+    pub fn submit(&self, uid: TableUid, submit_id: &str) -> String {
+        let id: String = submit_id.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}submits/{:016x}/{id}", self.prefix, uid.0)
+    }
+
+    /// Prefix of a task's jobs.
+    #[must_use]
+    pub fn jobs(&self, uid: TableUid, task: TaskId) -> String {
+        format!("{}jobs/{:016x}/{:020}/", self.prefix, uid.0, task.0)
+    }
+
+    /// A job.
+    #[must_use]
+    pub fn job(&self, uid: TableUid, task: TaskId, job: &str) -> String {
+        format!("{}jobs/{:016x}/{:020}/{job}", self.prefix, uid.0, task.0)
+    }
+
+    /// Prefix of a task's locks.
+    #[must_use]
+    pub fn locks(&self, uid: TableUid, task: TaskId) -> String {
+        format!("{}locks/{:016x}/{:020}/", self.prefix, uid.0, task.0)
+    }
+
+    /// The lock of a job, or of the task with job [`TASK_LOCK`].
+    #[must_use]
+    pub fn lock(&self, uid: TableUid, task: TaskId, job: &str) -> String {
+        format!("{}locks/{:016x}/{:020}/{job}", self.prefix, uid.0, task.0)
+    }
+
+    /// A task's progress.
+    #[must_use]
+    pub fn progress(&self, uid: TableUid, task: TaskId) -> String {
+        format!("{}progress/{:016x}/{:020}", self.prefix, uid.0, task.0)
+    }
+
+    /// Prefix of all slot claims.
+    #[must_use]
+    pub fn claims(&self) -> String {
+        format!("{}claims/", self.prefix)
+    }
+
+    /// A slot's claim.
+    #[must_use]
+    pub fn claim(&self, slot: &Slot) -> String {
+        format!("{}claims/{}/{:05}", self.prefix, slot.sect, slot.role.0)
+    }
+
+    /// Prefix of all reports.
+    #[must_use]
+    pub fn reports(&self) -> String {
+        format!("{}reports/", self.prefix)
+    }
+
+    /// A slot's report.
+    #[must_use]
+    pub fn report(&self, slot: &Slot) -> String {
+        format!("{}reports/{}/{:05}", self.prefix, slot.sect, slot.role.0)
+    }
+
+    /// Prefix of all workers.
+    #[must_use]
+    pub fn workers(&self) -> String {
+        format!("{}workers/", self.prefix)
+    }
+
+    /// A worker's presence.
+    #[must_use]
+    pub fn worker(&self, worker: &str) -> String {
+        format!("{}workers/{worker}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_keys_is_the_order_of_numbers() {
+        let keys = Keys::new("rank").expect("a good name");
+        let uid = TableUid(7);
+        assert!(keys.version(uid, Version(9)) < keys.version(uid, Version(10)));
+        assert!(keys.task(uid, TaskId(99)) < keys.task(uid, TaskId(100)));
+        assert!(keys.version(uid, Version(1)).starts_with(&keys.versions(uid)));
+        assert!(!keys.version(TableUid(0x71), Version(1)).starts_with(&keys.versions(uid)));
+    }
+
+    #[test]
+    fn names_that_could_escape_their_prefix_are_refused() {
+        for bad in ["", "a/b", "..", ".a", "-a", "a b", "ä", &"x".repeat(129)] {
+            assert!(check_name("table", bad).is_err(), "{bad}");
+        }
+        for good in ["a", "user_features.v2", "0-9", &"x".repeat(128)] {
+            assert!(check_name("table", good).is_ok(), "{good}");
+        }
+        let keys = Keys::new("rank").expect("a good name");
+        assert!(keys.submit(TableUid(1), "../../x/y").ends_with("/2e2e2f2e2e2f782f79"));
+    }
+}
