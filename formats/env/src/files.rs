@@ -15,6 +15,21 @@ pub struct DirEntry {
     pub len: u64,
 }
 
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStat {
+    /// Length in bytes; 0 for directories.
+    pub len: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// Whether the path is a symbolic link; everything else here describes what the link leads to.
+    pub is_symlink: bool,
+    /// Time of the last change of the content, in nanoseconds since the Unix epoch.
+    pub modified_ns: u64,
+    /// The file's number within its file system; a file replaced by another one gets a different number.
+    pub inode: u64,
+}
+
 /// A file being written.
 pub trait FileWriter: Write + Send {
     /// Makes everything written so far durable.
@@ -82,6 +97,21 @@ pub trait Files: Send + Sync + Debug {
     /// # Errors
     /// `NotFound` if there is none; otherwise as the operating system says.
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+    /// What is known of `path`, symbolic links followed.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; otherwise as the operating system says.
+    fn stat(&self, path: &Path) -> io::Result<FileStat>;
+    /// The absolute path of an existing file or directory with all symbolic links resolved.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; otherwise as the operating system says.
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `DirectoryNotEmpty` if it holds something; otherwise as the operating system says.
+    fn remove_empty_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in `dir` durable.
     ///
     /// # Errors
@@ -186,7 +216,11 @@ impl Files for OsFiles {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            let metadata = match entry.metadata() {
+                // Removed or renamed since the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
             entries.push(DirEntry {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 is_dir: metadata.is_dir(),
@@ -195,6 +229,31 @@ impl Files for OsFiles {
         }
         entries.sort();
         Ok(entries)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<FileStat> {
+        use std::os::unix::fs::MetadataExt;
+        let mut metadata = std::fs::symlink_metadata(path)?;
+        let is_symlink = metadata.is_symlink();
+        if is_symlink {
+            metadata = std::fs::metadata(path)?;
+        }
+        let modified_ns = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Ok(FileStat {
+            len: if metadata.is_dir() { 0 } else { metadata.len() },
+            is_dir: metadata.is_dir(),
+            is_symlink,
+            modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
+            inode: metadata.ino(),
+        })
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        std::fs::canonicalize(path)
+    }
+
+    fn remove_empty_dir(&self, dir: &Path) -> io::Result<()> {
+        std::fs::remove_dir(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -232,5 +291,19 @@ mod tests {
         let mut buffer = [0; 4];
         let error = file.read_exact_at(&mut buffer, 1).expect_err("one byte is missing");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+    #[test]
+    fn a_link_is_known_as_one_and_described_by_what_it_leads_to() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("data");
+        OsFiles.write_durably(&path, b"1234").expect("written");
+        std::os::unix::fs::symlink(&path, dir.path().join("link")).expect("linked");
+        let direct = OsFiles.stat(&path).expect("known");
+        let linked = OsFiles.stat(&dir.path().join("link")).expect("known");
+        assert!(!direct.is_symlink && linked.is_symlink && !direct.is_dir);
+        assert_eq!((direct.len, direct.inode, direct.modified_ns), (4, linked.inode, linked.modified_ns));
+        assert_eq!(OsFiles.canonicalize(&dir.path().join("link")).ok(), OsFiles.canonicalize(&path).ok());
+        let error = OsFiles.remove_empty_dir(dir.path()).expect_err("the directory holds files");
+        assert_eq!(error.kind(), io::ErrorKind::DirectoryNotEmpty);
     }
 }
