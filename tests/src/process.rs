@@ -1,0 +1,131 @@
+//! Server processes: found beside the test executable, started, killed, asked to stop, waited for.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use fkv_env::Env;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The binary `name` of this workspace, built in the same profile as the running test.
+///
+/// # Panics
+/// It has not been built; the message says how.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test executable has a path");
+    // target/release/deps/e2e-0123456789abcdef → target/release/{name}
+    let dir = test.parent().and_then(Path::parent).expect("test executables are two levels below target");
+    let path = dir.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: `cargo build --release --bins` makes it (tests/run.sh does so before the tests)",
+        path.display()
+    );
+    path
+}
+
+/// A port of the loopback interface that was free a moment ago.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// A running server process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts `binary`; what it prints goes to `log_dir/{name}.log`, appended over restarts.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn start<A: AsRef<OsStr>>(
+        name: &str,
+        binary: &Path,
+        arguments: impl IntoIterator<Item = A>,
+        variables: &[(&str, String)],
+        log_dir: &Path,
+    ) -> Self {
+        let log = log_dir.join(format!("{name}.log"));
+        let out = File::options().create(true).append(true).open(&log).expect("the log can be written");
+        let err = out.try_clone().expect("a file handle can be copied");
+        let child = Command::new(binary)
+            .args(arguments)
+            .envs(variables.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
+    /// Asks it to stop (`SIGTERM`) and waits.
+    ///
+    /// # Panics
+    /// It does not stop; the message has the end of its log.
+    pub async fn stop(&mut self, env: &Env) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a process id");
+        kill_process(pid, Signal::TERM).expect("our own child can be signalled");
+        let deadline = env.clock.monotonic() + crate::wait::PATIENCE;
+        loop {
+            if let Some(status) = self.exited() {
+                return status;
+            }
+            assert!(
+                env.clock.monotonic() < deadline,
+                "{} does not stop when asked to:\n{}",
+                self.name,
+                self.log_tail()
+            );
+            env.clock.sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child can be waited for")
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "reads the log of a real process")]
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let tail = &log[log.len().saturating_sub(4000)..];
+        String::from_utf8_lossy(tail).into_owned()
+    }
+
+    /// The last lines of its log, if it has ended: for messages about a server that should run.
+    pub fn death(&mut self) -> Option<String> {
+        let status = self.exited()?;
+        Some(format!("{} has ended ({status}); its log ends:\n{}", self.name, self.log_tail()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
+        // Nothing is left to tell when this fails: the process is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
