@@ -14,6 +14,7 @@
 //! `docs/protocol.md` specifies all of it byte by byte, for clients in other languages.
 
 pub mod packed;
+pub mod status;
 
 /// The read side: messages, client and server of `featurekv.kv.v1`, as generated.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated from kv.proto")]

@@ -1,5 +1,8 @@
 //! Offsets and limits of the packed body. Each offset is the one before plus the size of what stands there.
 
+/// Longest byte key.
+pub const KEY_BYTES_MAX: usize = 1024;
+
 /// First bytes of a request body.
 pub const REQUEST_MAGIC: [u8; 4] = *b"FKVQ";
 /// First bytes of a reply body.
@@ -11,8 +14,6 @@ pub const FORMAT: u16 = 0;
 pub const SECTIONS_MAX: usize = 64;
 /// Most keys in one body, over all sections.
 pub const KEYS_MAX: usize = 65_536;
-/// Longest byte key.
-pub const KEY_BYTES_MAX: usize = 4096;
 /// Longest request body.
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Longest reply body.

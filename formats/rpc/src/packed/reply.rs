@@ -351,7 +351,7 @@ fn held(fields: &[u8], version_at: usize, content_at: usize) -> Result<Option<He
 fn check_answers(body: &[u8], parsed: &Parsed, ends_len: usize) -> Result<(), PackedError> {
     let statuses = &body[parsed.statuses_at..parsed.values_at];
     let used = status_bytes(parsed.count);
-    if parsed.count % 4 != 0 && statuses[used - 1] >> (parsed.count % 4 * 2) != 0 {
+    if !parsed.count.is_multiple_of(4) && statuses[used - 1] >> (parsed.count % 4 * 2) != 0 {
         return Err(PackedError::NotZero("the padding after a section's statuses"));
     }
     if statuses[used..].iter().any(|byte| *byte != 0) {
