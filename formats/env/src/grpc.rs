@@ -22,6 +22,8 @@ pub struct ChannelOptions {
     pub connect_timeout: Duration,
     /// Flow-control window of one stream and of the connection, in bytes.
     pub window_bytes: u32,
+    /// Largest HTTP/2 frame the peer may send, in bytes.
+    pub frame_bytes: u32,
     /// Idle time after which the peer is pinged; a peer that does not answer in `keep_alive_timeout` is dropped.
     pub keep_alive_interval: Duration,
     /// See `keep_alive_interval`.
@@ -33,6 +35,7 @@ impl Default for ChannelOptions {
         Self {
             connect_timeout: Duration::from_secs(2),
             window_bytes: 8 << 20,
+            frame_bytes: 256 << 10,
             keep_alive_interval: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(5),
         }
@@ -52,6 +55,7 @@ pub fn channel(net: Arc<dyn Net>, authority: &str, options: ChannelOptions) -> i
         .connect_timeout(options.connect_timeout)
         .initial_stream_window_size(options.window_bytes)
         .initial_connection_window_size(options.window_bytes)
+        .max_frame_size(options.frame_bytes)
         .http2_keep_alive_interval(options.keep_alive_interval)
         .keep_alive_timeout(options.keep_alive_timeout)
         .keep_alive_while_idle(true);

@@ -15,6 +15,7 @@
 
 pub mod packed;
 pub mod status;
+pub mod topology;
 
 /// The read side: messages, client and server of `featurekv.kv.v1`, as generated.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated from kv.proto")]

@@ -1,7 +1,6 @@
 //! Offsets and limits of the packed body. Each offset is the one before plus the size of what stands there.
 
-/// Longest byte key.
-pub const KEY_BYTES_MAX: usize = 1024;
+pub use fkv_formats::record::KEY_BYTES_MAX;
 
 /// First bytes of a request body.
 pub const REQUEST_MAGIC: [u8; 4] = *b"FKVQ";
