@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 pub struct DirEntry {
     /// File name, without the directory.
     pub name: String,
-    /// Whether it is a directory.
+    /// Whether it is a directory; a link to one is not.
     pub is_dir: bool,
+    /// Whether it is a symbolic link.
+    pub is_symlink: bool,
     /// Length in bytes; 0 for directories.
     pub len: u64,
 }
@@ -22,6 +24,8 @@ pub struct FileStat {
     pub len: u64,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// Whether it is a regular file: neither a directory nor a pipe, socket or device.
+    pub is_file: bool,
     /// Whether the path is a symbolic link; everything else here describes what the link leads to.
     pub is_symlink: bool,
     /// Time of the last change of the content, in nanoseconds since the Unix epoch.
@@ -224,6 +228,7 @@ impl Files for OsFiles {
             entries.push(DirEntry {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 is_dir: metadata.is_dir(),
+                is_symlink: metadata.is_symlink(),
                 len: if metadata.is_dir() { 0 } else { metadata.len() },
             });
         }
@@ -242,6 +247,7 @@ impl Files for OsFiles {
         Ok(FileStat {
             len: if metadata.is_dir() { 0 } else { metadata.len() },
             is_dir: metadata.is_dir(),
+            is_file: metadata.is_file(),
             is_symlink,
             modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
             inode: metadata.ino(),
@@ -300,7 +306,9 @@ mod tests {
         std::os::unix::fs::symlink(&path, dir.path().join("link")).expect("linked");
         let direct = OsFiles.stat(&path).expect("known");
         let linked = OsFiles.stat(&dir.path().join("link")).expect("known");
-        assert!(!direct.is_symlink && linked.is_symlink && !direct.is_dir);
+        assert!(!direct.is_symlink && linked.is_symlink && !direct.is_dir && direct.is_file);
+        let listed = OsFiles.list(dir.path()).expect("listed");
+        assert_eq!(listed.iter().map(|entry| entry.is_symlink).collect::<Vec<_>>(), [false, true]);
         assert_eq!((direct.len, direct.inode, direct.modified_ns), (4, linked.inode, linked.modified_ns));
         assert_eq!(OsFiles.canonicalize(&dir.path().join("link")).ok(), OsFiles.canonicalize(&path).ok());
         let error = OsFiles.remove_empty_dir(dir.path()).expect_err("the directory holds files");

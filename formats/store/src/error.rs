@@ -47,6 +47,14 @@ pub enum StoreError {
         /// What is wrong with it and what is expected.
         reason: String,
     },
+    /// An input stands for no file at all.
+    #[error("`{url}` stands for no file: {reason}")]
+    NoFiles {
+        /// What was given: a file, a folder or a pattern.
+        url: String,
+        /// What was looked for.
+        reason: String,
+    },
     /// Anything else the store said.
     #[error("{path}: {reason}")]
     Other {
@@ -58,6 +66,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The URL of what the error is about.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::NotFound { path }
+            | Self::Denied { path, .. }
+            | Self::Exists { path }
+            | Self::Changed { path, .. }
+            | Self::Unavailable { path, .. }
+            | Self::Other { path, .. } => path,
+            Self::BadUrl { url, .. } | Self::NoFiles { url, .. } => url,
+        }
+    }
+
     /// Whether the same call may go through later.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
