@@ -5,5 +5,17 @@
 //!   records in (h, key) order ─ merge ─▶ table/{mem} ─▶ pack ─▶ manifest (forms, layers, part tables)
 //! ```
 
+pub mod checksum;
+pub mod error;
+pub mod hash;
 pub mod id;
+pub mod inspect;
+pub mod manifest;
+pub mod merge;
+pub mod pack;
+pub mod path;
+pub mod record;
+pub mod route;
 pub mod schema;
+pub mod table;
+pub mod value;

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FormatError;
+
 /// Where a table's records live while served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +128,76 @@ impl Schema {
     }
 }
 
+/// Bytes of an encoded schema.
+pub const SCHEMA_BYTES: usize = 8;
+
+impl Schema {
+    /// The schema as stored in packs and forms and hashed into content ids.
+    ///
+    /// ```text
+    ///   kind u8 │ key u8 │ value u8 │ storage u8 │ overflow u8 │ ttl u8 │ dimension u16
+    ///
+    ///   kind     1 mem, 2 idx, 3 blk          storage   0 native, 1 f16
+    ///   key      0 u64, 1 bytes               overflow  0 reject, 1 saturate
+    ///   value    0 bytes, 1 i64, 2 f32, 3 f16 dimension 0 unless the value is a vector
+    /// ```
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; SCHEMA_BYTES] {
+        let (value, dimension) = match self.value {
+            ValueType::Bytes => (0, 0),
+            ValueType::I64 => (1, 0),
+            ValueType::F32(d) => (2, d),
+            ValueType::F16(d) => (3, d),
+        };
+        let kind = match self.kind {
+            TableKind::Mem => 1,
+            TableKind::Idx => 2,
+            TableKind::Blk => 3,
+        };
+        let key = match self.key {
+            KeyType::U64 => 0,
+            KeyType::Bytes => 1,
+        };
+        let storage = u8::from(self.storage == Storage::F16);
+        let overflow = u8::from(self.f16_overflow == F16Overflow::Saturate);
+        let [low, high] = dimension.to_le_bytes();
+        [kind, key, value, storage, overflow, u8::from(self.ttl), low, high]
+    }
+
+    /// Reads a stored schema.
+    ///
+    /// # Errors
+    /// `Damaged` if a field has an unknown value, or the schema is not a valid one.
+    pub fn from_bytes(bytes: [u8; SCHEMA_BYTES]) -> Result<Self, FormatError> {
+        let damaged = |reason: String| FormatError::damaged("schema", reason);
+        let [kind, key, value, storage, overflow, ttl, low, high] = bytes;
+        let dimension = u16::from_le_bytes([low, high]);
+        let unknown = || damaged(format!("it has unknown values: {bytes:02x?}"));
+        let flag = |byte: u8| if byte < 2 { Ok(byte == 1) } else { Err(unknown()) };
+        let schema = Self {
+            kind: match kind {
+                1 => TableKind::Mem,
+                2 => TableKind::Idx,
+                3 => TableKind::Blk,
+                _ => return Err(unknown()),
+            },
+            key: if flag(key)? { KeyType::Bytes } else { KeyType::U64 },
+            value: match (value, dimension) {
+                (0, 0) => ValueType::Bytes,
+                (1, 0) => ValueType::I64,
+                (2, d) => ValueType::F32(d),
+                (3, d) => ValueType::F16(d),
+                _ => return Err(unknown()),
+            },
+            storage: if flag(storage)? { Storage::F16 } else { Storage::Native },
+            f16_overflow: if flag(overflow)? { F16Overflow::Saturate } else { F16Overflow::Reject },
+            ttl: flag(ttl)?,
+        };
+        schema.validate().map_err(damaged)?;
+        Ok(schema)
+    }
+}
+
 macro_rules! word_enum {
     ($name:ident, $what:literal, $($variant:ident => $word:literal),+) => {
         impl fmt::Display for $name {
@@ -233,5 +305,27 @@ mod tests {
         assert_eq!((schema.stored_width(), schema.value.fixed_width()), (Some(8), Some(16)));
         schema.value = ValueType::I64;
         assert!(schema.validate().is_err());
+    }
+
+    #[test]
+    fn schemas_survive_bytes_and_no_other_bytes_are_one() {
+        let mut readable = 0;
+        // Every byte at every place of a vector schema, and of one without a dimension.
+        for base in [[1, 0, 2, 1, 0, 1, 16, 0], [1, 1, 0, 0, 0, 0, 0, 0]] {
+            assert!(Schema::from_bytes(base).is_ok());
+            for place in 0..SCHEMA_BYTES {
+                for byte in 0..=255 {
+                    let mut bytes = base;
+                    bytes[place] = byte;
+                    if let Ok(schema) = Schema::from_bytes(bytes) {
+                        assert_eq!(schema.to_bytes(), bytes);
+                        assert_eq!(schema.validate(), Ok(()));
+                        readable += 1;
+                    }
+                }
+            }
+        }
+        // 3 kinds, 2 keys, 1 value, 2 × 3 flags, 255 + 64 dimensions; 3 kinds, 2 keys, 2 values, 1 + 2 × 2 flags, 2.
+        assert_eq!(readable, 331 + 14, "the byte format of schemas has changed");
     }
 }

@@ -1,0 +1,193 @@
+//! Looking into stored files: what `fkv inspect` prints.
+
+use crate::checksum::verify_part;
+use crate::error::FormatError;
+use crate::id::Part;
+use crate::manifest::{self, Form};
+use crate::pack::{self, DirectoryRead, PackDirectory, PackPart};
+use crate::record::Key;
+use crate::table::mem::MemLayout;
+use crate::value::{Value, ValueCodec, ValueError};
+
+/// What a file turned out to be.
+#[derive(Clone, Debug)]
+pub enum Inspection {
+    /// A pack.
+    Pack(PackInspection),
+    /// A form.
+    Form(Form),
+}
+
+/// A pack, looked through from end to end.
+#[derive(Clone, Debug)]
+pub struct PackInspection {
+    /// Its directory.
+    pub directory: PackDirectory,
+    /// Its parts, in order.
+    pub parts: Vec<PartInspection>,
+}
+
+/// A part of a pack.
+#[derive(Clone, Debug)]
+pub struct PartInspection {
+    /// The part.
+    pub part: Part,
+    /// Its layout, if its header can be read.
+    pub layout: Option<MemLayout>,
+    /// Records per slot of the index lines, 0 to 1.
+    pub load: f64,
+    /// How many records lie 0, 1, 2 … lines from home.
+    pub displacement: Vec<u64>,
+    /// The first records.
+    pub first: Vec<SampleRecord>,
+    /// What is wrong with the part, if anything.
+    pub damage: Option<FormatError>,
+}
+
+/// A record for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleRecord {
+    /// The hash of the key.
+    pub h: u64,
+    /// The key.
+    pub key: SampleKey,
+    /// Unix second at which it expires; 0 for never.
+    pub expiry: u32,
+    /// The value as clients see it.
+    pub value: Value,
+}
+
+/// A key that owns its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SampleKey {
+    /// A 64-bit integer.
+    U64(u64),
+    /// A byte string.
+    Bytes(Vec<u8>),
+}
+
+/// How many records of a part are shown.
+const FIRST_RECORDS: usize = 5;
+
+/// Reads a whole pack or form and verifies every checksum in it. Damage inside a part of a pack is told with that part;
+/// an error is what makes the file as a whole unreadable.
+///
+/// # Errors
+/// `Magic` if this is neither; otherwise what is wrong with the form, or with the directory of the pack.
+pub fn inspect(bytes: &[u8]) -> Result<Inspection, FormatError> {
+    if bytes.starts_with(&manifest::MAGIC) {
+        return Form::decode(bytes).map(Inspection::Form);
+    }
+    if !bytes.starts_with(&pack::MAGIC) {
+        return Err(FormatError::Magic { what: "pack or form" });
+    }
+    if let Some(first) = bytes.first_chunk() {
+        pack::check_magic(*first)?;
+    }
+    match PackDirectory::parse(bytes, bytes.len() as u64)? {
+        DirectoryRead::Ready(directory) => {
+            let parts = directory.parts.iter().map(|part| inspect_part(bytes, &directory, part)).collect();
+            Ok(Inspection::Pack(PackInspection { directory, parts }))
+        }
+        DirectoryRead::NeedTail(needed) => {
+            Err(FormatError::Truncated { what: "pack", needed, found: bytes.len() as u64 })
+        }
+    }
+}
+
+impl PackInspection {
+    /// Whether nothing is wrong with any part.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.parts.iter().all(|part| part.damage.is_none())
+    }
+
+    /// Records of all parts.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.directory.parts.iter().map(PackPart::records).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the data of all parts.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.directory.parts.iter().map(PackPart::len).fold(0, u64::saturating_add)
+    }
+
+    /// How many records of all parts lie 0, 1, 2 … lines from home.
+    #[must_use]
+    pub fn displacement(&self) -> Vec<u64> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            all.resize(part.displacement.len().max(all.len()), 0);
+            for (sum, count) in all.iter_mut().zip(&part.displacement) {
+                *sum += count;
+            }
+        }
+        all
+    }
+}
+
+fn inspect_part(object: &[u8], directory: &PackDirectory, entry: &PackPart) -> PartInspection {
+    let mut seen = PartInspection {
+        part: entry.part,
+        layout: None,
+        load: 0.0,
+        displacement: Vec::new(),
+        first: Vec::new(),
+        damage: None,
+    };
+    seen.damage = look_through(object, directory, entry, &mut seen).err();
+    seen
+}
+
+fn look_through(
+    object: &[u8],
+    directory: &PackDirectory,
+    entry: &PackPart,
+    seen: &mut PartInspection,
+) -> Result<(), FormatError> {
+    let layout = entry.layout()?;
+    seen.layout = Some(layout);
+    let slots = u64::from(layout.lines()) * u64::from(layout.slots());
+    seen.load = layout.records() as f64 / slots as f64;
+    layout.matches(&directory.schema)?;
+    let missing = FormatError::Truncated { what: "pack", needed: entry.range().end, found: object.len() as u64 };
+    let place = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+    let image = object.get(place(entry.range().start)..place(entry.range().end)).ok_or(missing)?;
+    // What can be read of a damaged part is shown all the same.
+    let verified = verify_part(image, entry, directory.origin);
+    let codec = ValueCodec::new(&directory.schema);
+    let mut records = layout.iter(image, entry.part);
+    let mut readable = Ok(());
+    while let Some(record) = records.next() {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                readable = Err(error);
+                break;
+            }
+        };
+        let displacement = records.displacement() as usize;
+        if seen.displacement.len() <= displacement {
+            seen.displacement.resize(displacement + 1, 0);
+        }
+        seen.displacement[displacement] += 1;
+        if seen.first.len() < FIRST_RECORDS {
+            let value = served(codec, record.value.unwrap_or_default())
+                .map_err(|error| FormatError::damaged("value", error.to_string()))?;
+            let key = match record.key {
+                Key::U64(key) => SampleKey::U64(key),
+                Key::Bytes(key) => SampleKey::Bytes(key.to_vec()),
+            };
+            seen.first.push(SampleRecord { h: record.h, key, expiry: record.expiry, value });
+        }
+    }
+    verified.and(readable)
+}
+
+fn served(codec: ValueCodec, stored: &[u8]) -> Result<Value, ValueError> {
+    let mut bytes = Vec::new();
+    codec.serve(stored, &mut bytes)?;
+    codec.decode(&bytes)
+}
