@@ -69,10 +69,12 @@ def vector_rows(columns, base, dimension, storage, nulls):
         width = {"f32": 4, "f16": 2}[base]
         stack = np.stack([narrow(values, base, storage) for values, _ in pairs], axis=1)
         valid = np.stack([valid for _, valid in pairs], axis=1)
+        # A vector without any element is a null; one that lacks some of its elements is a bad row.
+        hole = [None if not any_valid else ValueError("null element") for any_valid in valid.any(axis=1)]
         raw = np.ascontiguousarray(stack).tobytes()
         step = width * len(columns)
         return [
-            raw[i * step : (i + 1) * step] if nulls == "zero" or valid[i].all() else None for i in range(len(stack))
+            raw[i * step : (i + 1) * step] if nulls == "zero" or valid[i].all() else hole[i] for i in range(len(stack))
         ]
     rows = []
     for scalar in plain(columns[0]):
@@ -84,7 +86,7 @@ def vector_rows(columns, base, dimension, storage, nulls):
         if len(values) != dimension:
             rows.append(ValueError("wrong length"))
         elif nulls == "skip" and not valid.all():
-            rows.append(None)
+            rows.append(ValueError("null element"))
         else:
             rows.append(narrow(values, base, storage).tobytes())
     return rows

@@ -22,7 +22,7 @@ def file_bytes(table):
 def bad_rows(out):
     """Rows that cannot be used, one more than tolerated."""
     keys = [None if i == 57 else i for i in range(100)]
-    case = Case("null_key", error=["null_key.parquet", "key", "57"])
+    case = Case("null_key", error=["null_key.parquet", "key", "row 57"])
     case.write(out, pa.table({"key": pa.array(keys, pa.int64()), "value": np.zeros(100, np.float32)}), row_group_size=20)
     yield case
 
@@ -32,21 +32,43 @@ def bad_rows(out):
     yield case
 
     lists = [[1.0] * (2 if i == 33 else 3) for i in range(100)]
-    case = Case("list_of_wrong_length", value_type="f32[3]", error=["list_of_wrong_length.parquet", "value", "33", "3"])
+    case = Case("list_of_wrong_length", value_type="f32[3]", error=["list_of_wrong_length.parquet", "value", "row 33"])
     case.write(out, pa.table({"key": np.arange(100), "value": pa.array(lists, pa.list_(pa.float32()))}))
     yield case
 
     values = np.ones(100, np.float32)
     values[41] = 1e6
-    case = Case("half_overflow_rejected", storage="f16", error=["half_overflow_rejected.parquet", "value", "41"])
+    case = Case("half_overflow_rejected", storage="f16", error=["half_overflow_rejected.parquet", "value", "row 41"])
     case.write(out, pa.table({"key": np.arange(100), "value": values}))
+    yield case
+
+    values = np.ones(100)
+    values[23] = 1e39
+    case = Case("double_beyond_float", error=["double_beyond_float.parquet", "value", "row 23", "f32"])
+    case.write(out, pa.table({"key": np.arange(100), "value": values}))
+    yield case
+
+    values = np.ones(100, np.uint64)
+    values[11] = 1 << 63
+    case = Case("unsigned_beyond_i64", value_type="i64", error=["unsigned_beyond_i64.parquet", "value", "row 11", "i64"])
+    case.write(out, pa.table({"key": np.arange(100), "value": values}))
+    yield case
+
+    lists = [[1.0, None if i == 8 else 2.0] for i in range(10)]
+    case = Case("null_element", value_type="f32[2]", error=["null_element.parquet", "value", "row 8", "null"])
+    case.write(out, pa.table({"key": np.arange(10), "value": pa.array(lists, pa.list_(pa.float32()))}))
+    yield case
+
+    case = Case("negative_expiry", ttl=True, expiry_column="until", error=["negative_expiry.parquet", "until", "row 3", "-5"])
+    until = [-5 if i == 3 else 0 for i in range(10)]
+    case.write(out, pa.table({"key": np.arange(10), "value": np.ones(10), "until": until}))
     yield case
 
     case = Case("duplicates_refused", duplicates="error", error=["duplicate"])
     case.write(out, pa.table({"key": np.arange(100) % 99, "value": np.ones(100, np.float32)}))
     yield case
 
-    case = Case("key_too_long", key_type="bytes", error=["key_too_long.parquet", "key", "7"])
+    case = Case("key_too_long", key_type="bytes", error=["key_too_long.parquet", "key", "row 7"])
     keys = ["x" * 100_000 if i == 7 else f"k{i}" for i in range(20)]
     case.write(out, pa.table({"key": keys, "value": np.ones(20, np.float32)}))
     yield case
@@ -90,7 +112,7 @@ def bad_columns(out):
     case.write(out, pa.table({"key": ["a"], "value": np.ones(1, np.float32)}), file="part-1.parquet")
     yield case
 
-    case = Case("two_columns_for_three_dimensions", value_type="f32[3]", value_columns=["value", "value2"], error=["3", "2"])
+    case = Case("two_columns_for_three_dimensions", value_type="f32[3]", value_columns=["value", "value2"], error=["2 value columns", "f32[3]"])
     case.write(out, pa.table({"key": np.arange(9), "value": np.ones(9, np.float32), "value2": np.ones(9, np.float32)}))
     yield case
 

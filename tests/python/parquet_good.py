@@ -26,7 +26,8 @@ def u64_keys(name, count=ROWS):
 def floats(name, count=ROWS, kind=np.float32):
     """Floats with every special bit pattern among them."""
     values = rng(name + "/floats").standard_normal(count).astype(kind)
-    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, np.finfo(kind).tiny / 4, np.finfo(kind).max], dtype=kind)
+    largest = min(np.finfo(kind).max, np.finfo(np.float32).max)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, np.finfo(kind).tiny / 4, largest], dtype=kind)
     values[: len(special)] = special
     if kind == np.float32:
         values.view(np.uint32)[7:9] = [0x7FC0_1234, 0x0000_0001]  # a NaN with a payload, the smallest subnormal
@@ -124,8 +125,8 @@ def key_types(out):
         case.write(out, table(key=keys, value=np.arange(len(keys), dtype=np.int64) * -3))
         yield case
 
-    texts = words("texts", 500) + ["", "x" * 1000, "\0", "a\0b"]
-    raws = [bytes(rng("raws").integers(0, 256, size=n, dtype=np.uint8)) for n in range(1, 300)] + [b""]
+    texts = words("texts", 500) + ["x" * 1000, "\0", "a\0b"]
+    raws = [bytes(rng("raws").integers(0, 256, size=n, dtype=np.uint8)) for n in range(1, 300)]
     fixed = [i.to_bytes(16, "big") for i in range(500)]
     shapes = {
         "string": pa.array(texts, pa.string()),
@@ -148,7 +149,7 @@ def value_types(out):
     keys = u64_keys("values")
     count = len(keys)
     doubles = floats("doubles", count, np.float64)
-    doubles[10:14] = [1e300, -1e300, 1e-300, 1 + 2**-24]  # beyond f32's range, below it, halfway between two f32
+    doubles[10:13] = [1e-300, 1e-42, 1 + 2**-24]  # below f32's range, among its subnormals, halfway between two f32
     halves = floats("halves", count, np.float16)
     ragged = np.arange(0, 3 * count + 1, 3, dtype=np.int32)
     triple = floats("triple", 3 * count)
@@ -298,8 +299,14 @@ def policies(out, now):
         case.write(out, table(key=np.arange(1000), value=pa.array(lists, pa.list_(pa.float32(), 2))))
         yield case
         case = Case(f"null_among_columns_{nulls}", nulls=nulls, value_type="f32[2]", value_columns=["a", "b"])
-        data = table(key=np.arange(1000), a=np.ones(1000, np.float32), b=pa.array(holes, pa.float64()))
-        case.write(out, data)
+        # Some rows have no element at all: those have no value. Some lack one: those are bad.
+        ones = [None if i % 14 == 3 else 1.0 for i in range(1000)]
+        case.max_bad_rows = 1000
+        case.write(out, table(key=np.arange(1000), a=pa.array(ones, pa.float32()), b=pa.array(holes, pa.float64())))
+        yield case
+        case = Case(f"null_elements_{nulls}", nulls=nulls, value_type="f32[2]", max_bad_rows=1000)
+        lists = [[float(i), None if i % 9 == 4 else 2.0] for i in range(1000)]
+        case.write(out, table(key=np.arange(1000), value=pa.array(lists, pa.list_(pa.float32()))))
         yield case
 
     for duplicates in ("last", "first"):
