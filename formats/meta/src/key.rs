@@ -27,6 +27,24 @@ pub struct Keys {
     prefix: String,
 }
 
+/// What a key stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Topology,
+    Alignments,
+    Table(String),
+    Dropped(TableUid),
+    Version(TableUid, Version),
+    Task(TableUid, TaskId),
+    Submit,
+    Job,
+    Lock(TableUid, TaskId, String),
+    Progress(TableUid, TaskId),
+    Claim(Slot),
+    Report(Slot),
+    Worker(String),
+}
+
 /// Name of the pseudo-job whose lock is the lock of the whole task.
 pub const TASK_LOCK: &str = "@task";
 
@@ -54,6 +72,14 @@ pub fn check_name(what: &'static str, name: &str) -> Result<(), BadName> {
     }
 }
 
+fn parse_uid(text: &str) -> Option<TableUid> {
+    u64::from_str_radix(text, 16).ok().map(TableUid)
+}
+
+fn parse_slot(sect: &str, role: &str) -> Option<Slot> {
+    Some(Slot { sect: sect.to_owned(), role: role.parse().ok()? })
+}
+
 impl Keys {
     /// The keys of `module`.
     ///
@@ -68,6 +94,37 @@ impl Keys {
     #[must_use]
     pub fn all(&self) -> &str {
         &self.prefix
+    }
+
+    /// What `key` stands for; `None` for a key this build does not know.
+    pub(crate) fn parse(&self, key: &str) -> Option<Kind> {
+        let mut segments = key.strip_prefix(&self.prefix)?.split('/');
+        let kind = match segments.next()? {
+            "topology" => Kind::Topology,
+            "alignments" => Kind::Alignments,
+            "tables" => Kind::Table(segments.next()?.to_owned()),
+            "dropped" => Kind::Dropped(parse_uid(segments.next()?)?),
+            "versions" => Kind::Version(parse_uid(segments.next()?)?, segments.next()?.parse().ok()?),
+            "tasks" => Kind::Task(parse_uid(segments.next()?)?, segments.next()?.parse().ok()?),
+            "submits" => {
+                let _uid_and_id = (segments.next()?, segments.next()?);
+                Kind::Submit
+            }
+            "jobs" => {
+                let _uid_task_and_job = (segments.next()?, segments.next()?, segments.next()?);
+                Kind::Job
+            }
+            "locks" => {
+                let (uid, task) = (parse_uid(segments.next()?)?, segments.next()?.parse().ok()?);
+                Kind::Lock(uid, task, segments.next()?.to_owned())
+            }
+            "progress" => Kind::Progress(parse_uid(segments.next()?)?, segments.next()?.parse().ok()?),
+            "claims" => Kind::Claim(parse_slot(segments.next()?, segments.next()?)?),
+            "reports" => Kind::Report(parse_slot(segments.next()?, segments.next()?)?),
+            "workers" => Kind::Worker(segments.next()?.to_owned()),
+            _ => return None,
+        };
+        segments.next().is_none().then_some(kind)
     }
 
     /// The topology.
@@ -212,6 +269,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use fkv_formats::id::Role;
+
     use super::*;
 
     #[test]
@@ -222,6 +281,33 @@ mod tests {
         assert!(keys.task(uid, TaskId(99)) < keys.task(uid, TaskId(100)));
         assert!(keys.version(uid, Version(1)).starts_with(&keys.versions(uid)));
         assert!(!keys.version(TableUid(0x71), Version(1)).starts_with(&keys.versions(uid)));
+    }
+
+    #[test]
+    fn every_key_is_recognised_for_what_it_is() {
+        let keys = Keys::new("rank").expect("a good name");
+        let (uid, task, slot) = (TableUid(0xabc), TaskId(12), Slot { sect: "a".into(), role: Role(3) });
+        for (key, kind) in [
+            (keys.topology(), Kind::Topology),
+            (keys.alignments(), Kind::Alignments),
+            (keys.table("t"), Kind::Table("t".into())),
+            (keys.dropped(uid), Kind::Dropped(uid)),
+            (keys.version(uid, Version(7)), Kind::Version(uid, Version(7))),
+            (keys.task(uid, task), Kind::Task(uid, task)),
+            (keys.submit(uid, "x/y"), Kind::Submit),
+            (keys.job(uid, task, "slice-0"), Kind::Job),
+            (keys.lock(uid, task, TASK_LOCK), Kind::Lock(uid, task, TASK_LOCK.into())),
+            (keys.progress(uid, task), Kind::Progress(uid, task)),
+            (keys.claim(&slot), Kind::Claim(slot.clone())),
+            (keys.report(&slot), Kind::Report(slot.clone())),
+            (keys.worker("w"), Kind::Worker("w".into())),
+        ] {
+            assert_eq!(keys.parse(&key), Some(kind), "{key}");
+            assert_eq!(keys.parse(&format!("{key}/more")), None, "{key}");
+        }
+        for strange in ["/fkv/rank/", "/fkv/other/topology", "/fkv/rank/new/1", "/fkv/rank/tasks/zz/1", ""] {
+            assert_eq!(keys.parse(strange), None, "{strange}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fkv_formats::id::{ContentId, Digest, Epoch, Slot, TableUid, TaskId, Version};
+use fkv_formats::id::{ContentId, Digest, Epoch, Role, Slot, TableUid, TaskId, Version};
 use fkv_formats::schema::Schema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -192,6 +192,9 @@ pub struct TableRecord {
     /// What servers show.
     #[serde(default)]
     pub aligned: Option<Label>,
+    /// What servers showed before `aligned` with another content: the default goal of a rollback.
+    #[serde(default)]
+    pub previous: Option<Label>,
     /// The number the next task gets.
     pub next_task: TaskId,
     /// Tasks waiting, oldest first.
@@ -203,6 +206,9 @@ pub struct TableRecord {
     /// A failed increment that blocks later increments.
     #[serde(default)]
     pub blocked_by: Option<TaskId>,
+    /// The newest full load committed; increments submitted before it are overtaken and never start.
+    #[serde(default)]
+    pub last_full: TaskId,
     /// Set when an alignment failed with nothing aligned before: only a full load may follow.
     #[serde(default)]
     pub full_required: bool,
@@ -311,6 +317,13 @@ pub struct VersionRecord {
     /// Bumped whenever something else comes to refer to it.
     #[serde(default)]
     pub references: u64,
+}
+
+impl VersionRecord {
+    /// The most pins of one version.
+    pub const PINS_MAX: usize = 32;
+    /// The most forms of one version.
+    pub const FORMS_MAX: usize = 8;
 }
 
 /// Full load or increment.
@@ -475,6 +488,9 @@ pub struct TaskRecord {
     /// How often the task itself was claimed.
     #[serde(default)]
     pub attempt: u32,
+    /// How often it was queued again after it had failed; each time brings new attempts.
+    #[serde(default)]
+    pub retries: u32,
     /// The version it committed.
     #[serde(default)]
     pub version: Option<Version>,
@@ -489,6 +505,16 @@ pub struct TaskRecord {
 impl TaskRecord {
     /// How many errors a task keeps.
     pub const ERRORS_MAX: usize = 16;
+    /// How many bytes of an error's message are kept.
+    pub const ERROR_BYTES_MAX: usize = 4096;
+    /// How often a task, and each of its jobs, is tried before it fails; a retry allows as many again.
+    pub const ATTEMPTS: u32 = 4;
+
+    /// The number of the last attempt that may be made of this task and of each of its jobs.
+    #[must_use]
+    pub const fn attempts_max(&self) -> u32 {
+        Self::ATTEMPTS.saturating_mul(self.retries.saturating_add(1))
+    }
 }
 
 /// What a submit id stands for.
@@ -638,4 +664,23 @@ pub struct Topology {
     pub generation: u64,
     /// The sects by name.
     pub sects: BTreeMap<String, Sect>,
+}
+
+impl Topology {
+    /// Which server holds a slot; `None` if there is no such slot.
+    #[must_use]
+    pub fn assignment(&self, slot: &Slot) -> Option<&Assignment> {
+        self.sects.get(&slot.sect)?.slots.get(usize::from(slot.role.0))
+    }
+
+    /// All slots of a sect, in the order of roles; none if there is no such sect.
+    pub fn slots_of<'a>(&'a self, sect: &'a str) -> impl Iterator<Item = Slot> + 'a {
+        let roles = self.sects.get(sect).map_or(0, |found| found.slots.len());
+        (0..roles).filter_map(move |role| Some(Slot { sect: sect.to_owned(), role: Role(u16::try_from(role).ok()?) }))
+    }
+
+    /// All slots of active sects: what is required of every table, less its exclusions.
+    pub fn active_slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.sects.iter().filter(|(_, sect)| sect.state == SectState::Active).flat_map(|(name, _)| self.slots_of(name))
+    }
 }

@@ -3,6 +3,7 @@
 //! Revisions grow by one with every transaction that writes. A key knows the revision that created it and the one
 //! that last wrote it; deleting and writing it again makes a new creation. Leased keys go when their lease ends.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -88,12 +89,63 @@ pub struct Txn {
 impl Txn {
     /// The most compares and ops together.
     pub const OPERATIONS_MAX: usize = 128;
+    /// The most bytes of keys and values together.
+    pub const BYTES_MAX: usize = 1 << 20;
+
+    /// Checks the limits that hold for every store.
+    ///
+    /// # Errors
+    /// `Invalid` for too many operations or bytes, a key written twice, an empty key, or a compare with revision 0,
+    /// at which nothing was ever written.
+    pub fn validate(&self) -> Result<(), MetaError> {
+        let invalid = |reason: String| Err(MetaError::Invalid(reason));
+        let operations = self.compares.len() + self.ops.len();
+        if operations > Self::OPERATIONS_MAX {
+            return invalid(format!("{operations} operations in a transaction, the most is {}", Self::OPERATIONS_MAX));
+        }
+        let mut bytes = 0_usize;
+        for compare in &self.compares {
+            let (key, more) = match compare {
+                Compare::Absent(key) => (key, 0),
+                Compare::CreatedAt(key, revision) | Compare::ModifiedAt(key, revision) => {
+                    if revision.0 == 0 {
+                        return invalid(format!("a compare of `{key}` with revision 0"));
+                    }
+                    (key, 0)
+                }
+                Compare::ValueIs(key, value) => (key, value.len()),
+            };
+            if key.is_empty() {
+                return invalid("a compare of an empty key".to_owned());
+            }
+            bytes = bytes.saturating_add(key.len()).saturating_add(more);
+        }
+        let mut written = BTreeSet::new();
+        for op in &self.ops {
+            let (key, more) = match op {
+                Op::Put { key, value, .. } => (key, value.len()),
+                Op::Delete { key } => (key, 0),
+            };
+            if key.is_empty() {
+                return invalid("a write of an empty key".to_owned());
+            }
+            if !written.insert(key.as_str()) {
+                return invalid(format!("key `{key}` is written twice in a transaction"));
+            }
+            bytes = bytes.saturating_add(key.len()).saturating_add(more);
+        }
+        if bytes > Self::BYTES_MAX {
+            return invalid(format!("{bytes} bytes in a transaction, the most is {}", Self::BYTES_MAX));
+        }
+        Ok(())
+    }
 }
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxnOutcome {
-    /// Its ops happened, at this revision.
+    /// Its ops happened, at this revision. A transaction that changes nothing (only deletes of missing keys, or no
+    /// ops at all) makes no revision and gives the present one.
     Committed(Revision),
     /// A compare did not hold; nothing happened.
     Refused,
@@ -165,13 +217,13 @@ pub trait MetaStore: Send + Sync + Debug {
     /// Reads one key.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`; `Invalid` for an empty key.
     async fn get(&self, key: &str) -> Result<Option<Entry>, MetaError>;
 
     /// Reads all keys under a prefix at one revision: the present one, or `at`.
     ///
     /// # Errors
-    /// `Unavailable`; `Compacted` if `at` is no longer kept; `Invalid` if `at` lies in the future.
+    /// `Unavailable`; `Compacted` if `at` is no longer kept; `Invalid` if `at` is 0 or lies in the future.
     async fn list(&self, prefix: &str, at: Option<Revision>) -> Result<Snapshot, MetaError>;
 
     /// Runs a transaction.
@@ -180,16 +232,17 @@ pub trait MetaStore: Send + Sync + Debug {
     /// `Unavailable`; `Ambiguous`; `LeaseGone` if an op names a lease that has ended; `Invalid` beyond the limits.
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetaError>;
 
-    /// Streams every change under `prefix` from revision `from` (inclusive) on, without gaps, in order.
+    /// Streams every change under `prefix` from revision `from` (inclusive, at least 1) on, without gaps, in order. A
+    /// revision's changes come in one batch; `from` may lie in the future.
     ///
     /// # Errors
-    /// `Unavailable`; the stream itself yields `Compacted` when `from` is no longer kept.
+    /// `Unavailable`; `Invalid` if `from` is 0; the stream itself yields `Compacted` when `from` is no longer kept.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, MetaError>;
 
-    /// Grants a lease that ends `ttl` (whole seconds, at least 1) after its last renewal.
+    /// Grants a lease that ends `ttl` (whole seconds, at least 1) after its last renewal. A store may make it longer.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`; `Invalid` for a `ttl` under a second.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError>;
 
     /// Renews a lease.
