@@ -260,8 +260,8 @@ fn append_narrowed(numbers: &[f32], out: &mut Vec<u8>, mut overflowed: impl FnMu
     for (tile, (numbers, to)) in numbers.chunks(TILE).zip(out[start..].chunks_mut(TILE * 2)).enumerate() {
         let halves = &mut halves[..numbers.len()];
         halves.convert_from_f32_slice(numbers);
-        // One pass without branches finds the rare tile that needs a second look.
-        if numbers.iter().fold(false, |odd, number| odd | !(number.abs() < F16_OVERFLOWS)) {
+        // One pass without branches finds the rare tile that needs a second look. A NaN is in no range.
+        if numbers.iter().fold(false, |odd, number| odd | !(0.0..F16_OVERFLOWS).contains(&number.abs())) {
             for (index, (half, &number)) in halves.iter_mut().zip(numbers).enumerate() {
                 if number.is_nan() {
                     *half = f16::NAN;

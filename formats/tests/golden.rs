@@ -1,0 +1,98 @@
+//! Golden files: builders reproduce them byte for byte, readers read them. They pin format version 0, which may still
+//! change; a change shows here and is made on purpose, by running this test with `FKV_BLESS=1` and committing what it
+//! writes.
+
+#![allow(clippy::disallowed_methods, reason = "golden files are files")]
+
+mod samples;
+
+use std::path::Path;
+
+use fkv_formats::checksum::verify_part;
+use fkv_formats::inspect::{Inspection, inspect};
+use fkv_formats::manifest::Form;
+use fkv_formats::record::{Key, RecordRef};
+use fkv_formats::schema::KeyType;
+use fkv_formats::table::mem::{Probe, Shape};
+use samples::{ORIGIN, Sample, build_pack, form_of};
+
+/// The stored bytes of a golden file, which `built` must equal.
+fn golden(name: &str, built: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+    if std::env::var_os("FKV_BLESS").is_some() {
+        std::fs::write(&path, built).expect("the golden file can be written");
+    }
+    let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let differs = stored.iter().zip(built).position(|(a, b)| a != b);
+    assert!(stored == built, "{name}: the builder's bytes differ, first at {differs:?}");
+    stored
+}
+
+#[test]
+fn packs_are_built_as_before_and_read() {
+    for sample in Sample::golden() {
+        let object = golden(&format!("{}.pack", sample.name), &build_pack(&sample).1);
+        let Ok(Inspection::Pack(pack)) = inspect(&object) else { panic!("{} is a pack", sample.name) };
+        assert!(pack.is_sound(), "{}", sample.name);
+        assert_eq!((pack.directory.origin, &pack.directory.schema), (ORIGIN, &sample.schema));
+        for record in sample.records() {
+            let part = pack.directory.part(record.part()).expect("the pack has the part");
+            let image = &object[part.range().start as usize..part.range().end as usize];
+            verify_part(image, part, ORIGIN).expect("a sound part");
+            let found = part.layout().expect("a sound header").find(image, record.h, record.key);
+            let found = found.unwrap_or_else(|| panic!("{record:?} is lost"));
+            assert_eq!((Some(found.value), found.expiry), (record.value, record.expiry));
+        }
+    }
+}
+
+/// The golden files hold every way a memory part can be laid out.
+#[test]
+fn golden_packs_cover_every_geometry() {
+    let mut seen: Vec<(Shape, Probe, bool)> = Vec::new();
+    for sample in Sample::golden() {
+        for part in build_pack(&sample).0.directory.parts {
+            let layout = part.layout().expect("a sound header");
+            seen.push((layout.shape(), layout.probe(), layout.h_bytes() == 6));
+        }
+    }
+    for shape in [Shape::Inline, Shape::Dense, Shape::Heap] {
+        assert!(seen.contains(&(shape, Probe::Scan, false)), "{shape:?}");
+    }
+    assert!(seen.contains(&(Shape::Inline, Probe::Sorted, false)));
+    assert!(seen.contains(&(Shape::Inline, Probe::Scan, true)));
+}
+
+#[test]
+fn a_form_is_written_as_before_and_read() {
+    let sample = Sample::every_shape().remove(0);
+    let (summary, _) = build_pack(&sample);
+    let form = form_of(&sample.schema, &[("tables/1/pack-00000", &summary)]);
+    assert_eq!(Form::decode(&golden("full.form", &form.encode())), Ok(form));
+}
+
+#[test]
+fn records_are_encoded_as_before_and_read() {
+    for (key_type, name) in [(KeyType::U64, "u64.records"), (KeyType::Bytes, "bytes.records")] {
+        let key = match key_type {
+            KeyType::U64 => Key::U64(0x0102_0304_0506_0708),
+            KeyType::Bytes => Key::Bytes(b"user:42"),
+        };
+        let records = [
+            RecordRef::new(key, 0, Some(b"value")),
+            RecordRef::new(key, 1_700_000_000, Some(&[7; 300])),
+            RecordRef::new(key, 0, None),
+            RecordRef::new(key, 0, Some(b"")),
+        ];
+        let mut built = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut built));
+        let stored = golden(name, &built);
+        let mut rest = &stored[..];
+        for record in records {
+            let (read, len) = RecordRef::decode(rest, key_type).expect("a sound record");
+            assert_eq!(read, record);
+            rest = &rest[len..];
+        }
+        assert!(rest.is_empty());
+    }
+}

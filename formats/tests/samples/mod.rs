@@ -1,0 +1,165 @@
+//! Small tables that are the same in every run: inputs of golden files and of tests of packs.
+
+#![allow(dead_code, reason = "every test program uses some of it")]
+
+use std::io::Write;
+
+use fkv_formats::checksum::Origin;
+use fkv_formats::hash::{hash_u64, unhash_u64};
+use fkv_formats::id::{PART_COUNT, Part, TableUid, Version};
+use fkv_formats::inspect::SampleKey;
+use fkv_formats::manifest::{Form, Layer, content_id_full};
+use fkv_formats::pack::{PackSummary, PackWriter};
+use fkv_formats::record::{Key, RecordRef};
+use fkv_formats::route::part_of;
+use fkv_formats::schema::{F16Overflow, KeyType, Schema, Storage, TableKind, ValueType};
+use fkv_formats::table::Profile;
+use fkv_formats::value::ValueCodec;
+
+pub(crate) const ORIGIN: Origin = Origin { uid: TableUid(0x1234_5678_9abc), version: Version(3) };
+pub(crate) const AS_OF: u32 = 1_700_000_000;
+
+pub(crate) fn schema(key: KeyType, value: ValueType, ttl: bool) -> Schema {
+    let (storage, f16_overflow) = (Storage::Native, F16Overflow::Reject);
+    Schema { kind: TableKind::Mem, key, value, storage, f16_overflow, ttl }
+}
+
+pub(crate) fn u64_of(key: &SampleKey) -> u64 {
+    match key {
+        SampleKey::U64(key) => *key,
+        SampleKey::Bytes(_) => panic!("a u64 key"),
+    }
+}
+
+/// The records of a few parts of a table.
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) schema: Schema,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    number: u64,
+    key: Vec<u8>,
+    expiry: u32,
+    value: Vec<u8>,
+}
+
+impl Sample {
+    /// `count` records in each of `parts`.
+    pub(crate) fn new(schema: &Schema, parts: &[u16], count: usize) -> Self {
+        let codec = ValueCodec::new(schema);
+        let row = |number: u64| {
+            let mut value = Vec::new();
+            let float = |index: u16| f32::from(index) * 0.25 - number as f32;
+            match schema.value {
+                ValueType::F32(d) | ValueType::F16(d) => {
+                    let numbers: Vec<f32> = (0..d).map(float).map(|x| x % 1000.0).collect();
+                    codec.encode_f32s(&numbers, &mut value).map(|_| ())
+                }
+                ValueType::I64 => codec.encode_i64(-(number as i64), &mut value),
+                ValueType::Bytes => {
+                    let text = format!("value {number} ").repeat(number as usize % 23);
+                    codec.encode_bytes(text.as_bytes(), &mut value)
+                }
+            }
+            .expect("small numbers fit");
+            let expiry = if schema.ttl { AS_OF + (number % 3) as u32 * 86_400 } else { 0 };
+            Row { number, key: format!("user:{number}").into_bytes(), expiry, value }
+        };
+        let part = |row: &Row| match schema.key {
+            KeyType::U64 => part_of(hash_u64(row.number)).0,
+            KeyType::Bytes => part_of(Key::Bytes(&row.key).hash()).0,
+        };
+        let mut rows: Vec<Row> = Vec::new();
+        for &wanted in parts {
+            rows.extend((0..).map(row).filter(|row| part(row) == wanted).take(count));
+        }
+        let name = format!("{}-{}{}", schema.key, schema.value, if schema.ttl { "-ttl" } else { "" });
+        let name = name.replace('[', "x").replace(']', "");
+        let name = if schema.storage == Storage::F16 { format!("{name}-as-f16") } else { name };
+        Self { name, schema: schema.clone(), rows }
+    }
+
+    /// One small table of every shape, with and without expiry times.
+    pub(crate) fn every_shape() -> Vec<Self> {
+        let narrow = Schema { storage: Storage::F16, ..schema(KeyType::U64, ValueType::F32(32), false) };
+        [
+            schema(KeyType::U64, ValueType::F32(1), false),
+            schema(KeyType::U64, ValueType::I64, true),
+            narrow,
+            schema(KeyType::U64, ValueType::F32(5), true),
+            schema(KeyType::U64, ValueType::Bytes, false),
+            schema(KeyType::Bytes, ValueType::F16(3), true),
+            schema(KeyType::Bytes, ValueType::Bytes, false),
+        ]
+        .iter()
+        .map(|schema| Self::new(schema, &[0, 1, 2399], 13))
+        .collect()
+    }
+
+    /// One part with records at these distances from the part's first hash.
+    pub(crate) fn at(name: &str, part: u16, distances: impl Iterator<Item = u64>) -> Self {
+        let schema = schema(KeyType::U64, ValueType::F32(1), false);
+        let first = (u128::from(part) << 64).div_ceil(u128::from(PART_COUNT)) as u64;
+        let row = |distance: u64| Row {
+            number: unhash_u64(first + distance),
+            key: Vec::new(),
+            expiry: 0,
+            value: (distance as u32).to_le_bytes().to_vec(),
+        };
+        Self { name: name.to_owned(), schema, rows: distances.map(row).collect() }
+    }
+
+    /// What golden files are made of: every shape, a sorted part, and one large enough for short slots.
+    pub(crate) fn golden() -> Vec<Self> {
+        let mut samples = Self::every_shape();
+        samples.push(Self::at("u64-f32-sorted", 5, 1000..1500));
+        let width = u64::MAX / u64::from(PART_COUNT) / 4000;
+        samples.push(Self::at("u64-f32-large", 1200, (0..4000).map(|i| i * width + hash_u64(i) % width)));
+        samples
+    }
+
+    /// The records in their order.
+    pub(crate) fn records(&self) -> Vec<RecordRef<'_>> {
+        let mut records: Vec<RecordRef<'_>> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let key = match self.schema.key {
+                    KeyType::U64 => Key::U64(row.number),
+                    KeyType::Bytes => Key::Bytes(&row.key),
+                };
+                RecordRef::new(key, row.expiry, Some(&row.value))
+            })
+            .collect();
+        records.sort_by_key(RecordRef::order);
+        records
+    }
+}
+
+/// Writes all parts of a sample.
+pub(crate) fn write_pack<W: Write>(sample: &Sample, out: W) -> (PackSummary, W) {
+    let records = sample.records();
+    let mut pack = PackWriter::new(out, ORIGIN, &sample.schema, Profile::CURRENT).expect("memory takes all");
+    for records in records.chunk_by(|a, b| a.part() == b.part()) {
+        let part: Part = records[0].part();
+        pack.add_part(part, records).expect("records in order");
+    }
+    pack.finish().expect("memory takes all")
+}
+
+pub(crate) fn build_pack(sample: &Sample) -> (PackSummary, Vec<u8>) {
+    write_pack(sample, Vec::new())
+}
+
+/// A full form of one layer.
+pub(crate) fn form_of(schema: &Schema, packs: &[(&str, &PackSummary)]) -> Form {
+    let mut layer = Layer::default();
+    for (path, pack) in packs {
+        layer.add_pack(path, pack).expect("each part once");
+    }
+    let content = content_id_full(ORIGIN.uid, schema, AS_OF, &layer.digests());
+    let (uid, schema) = (ORIGIN.uid, schema.clone());
+    Form { uid, content, schema, profile: Profile::CURRENT, as_of: AS_OF, layers: vec![layer] }
+}
