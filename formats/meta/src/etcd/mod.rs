@@ -3,7 +3,8 @@
 //! ```text
 //!   get, list ─▶ Range      any endpoint, the next one when one fails
 //!   txn       ─▶ Txn        another endpoint only if the request was never sent; otherwise the caller must read back
-//!   watch     ─▶ Watch      one stream per watch, on an endpoint that knows a leader
+//!   watch     ─▶ Watch      one stream per watch, on an endpoint that knows a leader and over a connection of its own:
+//!                           events that nobody takes yet must not fill the window that other answers need
 //!   leases    ─▶ Lease*     one keep-alive call per renewal
 //! ```
 
@@ -60,7 +61,7 @@ struct Endpoint {
 
 impl EtcdStore {
     /// A client of the servers at these endpoints (`host:port`). Connections are made on first use, so that this also
-    /// works while etcd is down. Connections are plain; the channel is the one place where TLS will come in.
+    /// works while etcd is down. They are plain.
     ///
     /// # Errors
     /// `InvalidInput` if there is none, or one is not a `host:port`.
@@ -72,8 +73,7 @@ impl EtcdStore {
                 let reason = format!("`{authority}` is not a host:port");
                 return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason));
             }
-            let channel = fkv_env::channel(Arc::clone(&env.net), authority, ChannelOptions::default())?;
-            Ok(Endpoint { authority: authority.to_owned(), channel })
+            Ok(Endpoint { authority: authority.to_owned(), channel: connect(env, authority)? })
         };
         let endpoints: Vec<Endpoint> = endpoints.iter().map(open).collect::<Result<_, _>>()?;
         if endpoints.is_empty() {
@@ -98,14 +98,14 @@ impl EtcdStore {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        self.each(|_, failure| failure, |channel| self.limited(call(channel))).await
+        self.each(|_, failure| failure, |endpoint| self.limited(call(endpoint.channel.clone()))).await
     }
 
     /// Calls the preferred endpoint, and others while `verdict` allows it.
-    async fn each<T, F>(
-        &self,
+    async fn each<'a, T, F>(
+        &'a self,
         verdict: impl Fn(&str, Failure) -> Failure,
-        call: impl Fn(Channel) -> F,
+        call: impl Fn(&'a Endpoint) -> F,
     ) -> Result<T, MetaError>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -115,7 +115,7 @@ impl EtcdStore {
         for offset in 0..self.endpoints.len() {
             let index = (first + offset) % self.endpoints.len();
             let endpoint = &self.endpoints[index];
-            match call(endpoint.channel.clone()).await.map_err(|failure| verdict(&endpoint.authority, failure)) {
+            match call(endpoint).await.map_err(|failure| verdict(&endpoint.authority, failure)) {
                 Ok(answer) => {
                     if offset > 0 {
                         tracing::info!(endpoint = %endpoint.authority, "etcd endpoint changed");
@@ -144,8 +144,8 @@ impl EtcdStore {
     async fn range(&self, request: pb::RangeRequest) -> Result<Page, MetaError> {
         self.each(
             |_, failure| failure,
-            |channel| {
-                let request = request.clone();
+            |endpoint| {
+                let (request, channel) = (request.clone(), endpoint.channel.clone());
                 async move {
                     let mut client = KvClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
                     match fkv_env::timeout(&*self.env.clock, self.timeouts.call, client.range(request)).await {
@@ -185,6 +185,11 @@ impl EtcdStore {
             }
         }
     }
+}
+
+/// A connection, made on first use. The one place where TLS will come in.
+fn connect(env: &Env, authority: &str) -> std::io::Result<Channel> {
+    fkv_env::channel(Arc::clone(&env.net), authority, ChannelOptions::default())
 }
 
 enum Page {
@@ -253,8 +258,8 @@ impl MetaStore for EtcdStore {
                     }
                     failure => failure,
                 },
-                |channel| {
-                    let request = request.clone();
+                |endpoint| {
+                    let (request, channel) = (request.clone(), endpoint.channel.clone());
                     self.limited(async move { KvClient::new(channel).txn(request).await })
                 },
             )
@@ -270,7 +275,15 @@ impl MetaStore for EtcdStore {
         if from.0 == 0 {
             return Err(MetaError::Invalid("a watch from revision 0".to_owned()));
         }
-        self.each(|_, failure| failure, |channel| watch::start(&self.env, &self.timeouts, channel, prefix, from)).await
+        self.each(
+            |_, failure| failure,
+            |endpoint| async move {
+                let invalid = |error: std::io::Error| Failure::Answer(MetaError::Invalid(error.to_string()));
+                let channel = connect(&self.env, &endpoint.authority).map_err(invalid)?;
+                watch::start(&self.env, &self.timeouts, channel, prefix, from).await
+            },
+        )
+        .await
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
@@ -291,7 +304,8 @@ impl MetaStore for EtcdStore {
         let renewed = self
             .each(
                 |_, failure| failure,
-                |channel| {
+                |endpoint| {
+                    let channel = endpoint.channel.clone();
                     self.limited(async move {
                         let once = require_leader(tokio_stream::once(request));
                         let mut answers = LeaseClient::new(channel).lease_keep_alive(once).await?.into_inner();
