@@ -84,9 +84,9 @@ pub async fn resolve(env: &Env, url: &str, options: &StoreOptions) -> Result<Inp
     let store = open(env, &format!("{scheme}://{authority}/{folder}"), options)?;
     let mut found = Found::default();
     found.collect(&store, pattern.as_ref()).await?;
-    if found.files.is_empty() && pattern.is_none() && !path.ends_with('/') {
-        // Not a folder with data: then a file of this name. In this order, because a service may answer for a folder
-        // as if it were an object.
+    if found.files.is_empty() && found.hidden == 0 && pattern.is_none() && !path.ends_with('/') {
+        // Not a folder: then a file of this name. In this order, because a service may trip over being asked for a
+        // folder as if it were an object.
         if let Some(single) = single_file(env, scheme, authority, path, options).await? {
             return Ok(single);
         }
@@ -202,8 +202,9 @@ impl Found {
 fn is_hidden(path: &str, pattern: Option<&Pattern>) -> bool {
     path.split('/').enumerate().any(|(index, segment)| {
         let partition = segment.starts_with('_') && segment.contains('=');
-        let hidden = segment.starts_with(['_', '.']) && !partition || segment.ends_with("._COPYING_");
-        hidden && !pattern.is_some_and(|pattern| pattern.names_hidden(index, segment))
+        let hidden = segment.starts_with(['_', '.']) && !partition;
+        let named = pattern.is_some_and(|pattern| pattern.names_hidden(index, segment));
+        hidden && !named || segment.ends_with("._COPYING_")
     })
 }
 

@@ -90,7 +90,7 @@ pub struct WriteOptions {
     /// Size of a piece in bytes. S3 wants at least 5 MiB and takes at most 10,000 pieces.
     pub part_bytes: usize,
     /// Pieces on their way at once; a writer holds at most `parts_in_flight + 1` pieces in memory.
-    pub parts_in_flight: usize,
+    pub parts_in_flight: u32,
 }
 
 impl Default for WriteOptions {

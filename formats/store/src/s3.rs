@@ -29,6 +29,9 @@ use crate::object::{ObjectMeta, ObjectStore, ObjectWriter, Store, check_range};
 use crate::options::{StoreOptions, WriteOptions};
 use crate::path::{PATH_BYTES_MAX, check_path, check_prefix, join, printable};
 
+/// More parts on their way than this help no network.
+const PARTS_IN_FLIGHT_MAX: u32 = 256;
+
 /// A store in a bucket, below a prefix.
 #[derive(Debug)]
 pub(crate) struct S3Store {
@@ -57,9 +60,9 @@ impl S3Store {
         options: &StoreOptions,
     ) -> Result<Store, StoreError> {
         let write = options.write;
-        if write.part_bytes < upload::PART_BYTES_MIN || write.parts_in_flight == 0 {
+        if write.part_bytes < upload::PART_BYTES_MIN || !(1..=PARTS_IN_FLIGHT_MAX).contains(&write.parts_in_flight) {
             let reason = format!(
-                "parts of {} bytes, {} at once, are not possible: at least {} bytes and 1",
+                "parts of {} bytes, {} at once, are not possible: at least {} bytes, and 1 to {PARTS_IN_FLIGHT_MAX}",
                 write.part_bytes,
                 write.parts_in_flight,
                 upload::PART_BYTES_MIN

@@ -3,14 +3,14 @@
 //! ```text
 //!   write ─▶ pending ─ part_bytes ─▶ a task per part (parts_in_flight at most) ─▶ put_part
 //!   finish ─▶ less than one part: one put; else the last part, then complete: the object appears
-//!   abort, drop ─▶ abort, so that the service frees the parts
+//!   abort, drop ─▶ once no part is on its way: abort, so that the service frees the parts
 //! ```
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fkv_env::{Env, TaskHandle};
+use fkv_env::Env;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{Error, MultipartId, ObjectStoreExt as _, PutPayload};
@@ -51,9 +51,9 @@ struct Parts {
     freed: oneshot::Receiver<()>,
     started: usize,
     in_flight: Arc<Semaphore>,
+    in_flight_max: u32,
     outcomes: mpsc::UnboundedReceiver<(usize, Result<PartId, Error>)>,
     report: mpsc::UnboundedSender<(usize, Result<PartId, Error>)>,
-    tasks: Vec<TaskHandle>,
     done: Vec<Option<PartId>>,
 }
 
@@ -92,18 +92,11 @@ impl Upload {
         let id = self.bucket.client.create_multipart(&self.key).await.map_err(|error| self.error(&error))?;
         let id = Arc::new(id);
         let (report, outcomes) = mpsc::unbounded_channel();
-        let (guard, freed) = abort_when_dropped(&self.env, &self.bucket, &self.key, &id);
-        Ok(Parts {
-            id,
-            guard,
-            freed,
-            started: 0,
-            in_flight: Arc::new(Semaphore::new(self.options.parts_in_flight)),
-            outcomes,
-            report,
-            tasks: vec![],
-            done: vec![],
-        })
+        let in_flight_max = self.options.parts_in_flight;
+        let in_flight = Arc::new(Semaphore::new(in_flight_max as usize));
+        let both = (Arc::clone(&in_flight), in_flight_max);
+        let (guard, freed) = abort_when_dropped(&self.env, &self.bucket, &self.key, &id, both);
+        Ok(Parts { id, guard, freed, started: 0, in_flight, in_flight_max, outcomes, report, done: vec![] })
     }
 
     /// Takes `len` bytes off what is pending.
@@ -201,8 +194,7 @@ impl Parts {
         self.started += 1;
         let (bucket, key, id) = (Arc::clone(bucket), key.clone(), Arc::clone(&self.id));
         let report = self.report.clone();
-        self.tasks.retain(|task| !task.is_finished());
-        self.tasks.push(env.spawn.spawn(
+        let task = env.spawn.spawn(
             "store upload part",
             Box::pin(async move {
                 let outcome = bucket.client.put_part(&key, &id, index, payload).await;
@@ -211,7 +203,9 @@ impl Parts {
                 let _ = report.send((index, outcome));
                 drop(permit);
             }),
-        ));
+        );
+        // Whoever waits for it waits for its permit.
+        task.detach();
     }
 
     /// Takes in what has ended so far.
@@ -233,24 +227,28 @@ impl Parts {
 
     /// Waits for all parts; none if one of the tasks ended without an outcome.
     async fn wait(&mut self) -> Result<Option<Vec<PartId>>, Error> {
-        for task in std::mem::take(&mut self.tasks) {
-            task.join().await;
-            self.collect()?;
-        }
+        ended(&self.in_flight, self.in_flight_max).await;
         self.collect()?;
         let ids: Option<Vec<PartId>> = std::mem::take(&mut self.done).into_iter().collect();
         Ok(ids.filter(|ids| ids.len() == self.started))
     }
 }
 
+/// Waits until no part is on its way.
+async fn ended(in_flight: &Semaphore, in_flight_max: u32) {
+    // Nobody closes the semaphore.
+    let _ = in_flight.acquire_many(in_flight_max).await;
+}
+
 /// Starts a task that frees the parts of an upload when the sender is dropped before something is sent, wherever
-/// that happens; the receiver hears when that is done. A part whose request was under way may still arrive after: the
-/// service refuses it, or its rule for unfinished uploads removes it.
+/// that happens; the receiver hears when that is done. Parts on their way end first: one that arrived after the abort
+/// would stay with the service.
 fn abort_when_dropped(
     env: &Env,
     bucket: &Arc<Bucket>,
     key: &Path,
     id: &Arc<MultipartId>,
+    in_flight: (Arc<Semaphore>, u32),
 ) -> (oneshot::Sender<()>, oneshot::Receiver<()>) {
     let (guard, given_up) = oneshot::channel::<()>();
     let (free, freed) = oneshot::channel::<()>();
@@ -261,6 +259,7 @@ fn abort_when_dropped(
             if given_up.await.is_ok() {
                 return;
             }
+            ended(&in_flight.0, in_flight.1).await;
             match bucket.client.abort_multipart(&key, &id).await {
                 Ok(()) | Err(Error::NotFound { .. }) => {}
                 Err(error) => {
@@ -300,11 +299,7 @@ impl ObjectWriter for Upload {
     }
 
     async fn abort(mut self: Box<Self>) {
-        if let Some(Parts { freed, guard, tasks, .. }) = self.parts.take() {
-            for task in tasks {
-                task.abort();
-                task.join().await;
-            }
+        if let Some(Parts { freed, guard, .. }) = self.parts.take() {
             drop(guard);
             // An error means that the runtime is going down.
             let _ = freed.await;
