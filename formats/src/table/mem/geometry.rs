@@ -14,8 +14,9 @@ use crate::schema::{KeyType, Schema, TableKind};
 use crate::table::Profile;
 use crate::table::mem::line::{BYTES_KEY_H_BYTES, Probe, Shape, SlotSpec, U64_KEY_H_BYTES_MIN};
 
-/// Records that may queue for lines at any point, in whole lines: `D_max` is this many slots. At a load of 0.9 hashed
-/// keys exceed it about once in 10^11 lines.
+/// How many records may queue for lines at any point; `D_max` is that in whole lines. With hashed keys the queue is one
+/// of random arrivals at a constant rate of service: at a load of 0.85 one of 128 records turns up less than once in
+/// 10^16 lines, so that hardly any part of the largest tables needs the next rung.
 const QUEUED_RECORDS_MAX: u32 = 128;
 /// Numerators of the loads of the rungs, over 4.
 const RUNG_QUARTERS: [u64; 3] = [4, 3, 2];

@@ -62,6 +62,24 @@ pub struct Located {
     slot: u8,
 }
 
+/// What the home line tells about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A slot there is, or may be, the key's.
+    Located(Located),
+    /// The key is absent.
+    Absent,
+    /// The key, if present, lies in the lines behind.
+    Beyond(Beyond),
+}
+
+/// A lookup that goes on behind the home line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    home: u32,
+    reach: u8,
+}
+
 impl Located {
     /// Byte offset of the record in the image, for a prefetch.
     #[inline]
@@ -316,13 +334,43 @@ impl MemLayout {
         if self.probe == Probe::Sorted {
             return self.locate_sorted(image, h);
         }
+        match self.locate_home(image, h) {
+            Home::Located(located) => Some(located),
+            Home::Absent => None,
+            Home::Beyond(beyond) => self.locate_beyond(image, h, beyond),
+        }
+    }
+
+    /// [`locate`](Self::locate) as far as the home line tells: for batches, which prefetch the next line of all keys
+    /// that need one before they read any. Sorted parts are searched to the end at once.
+    #[inline]
+    #[must_use]
+    pub fn locate_home(&self, image: &[u8], h: u64) -> Home {
+        if self.probe == Probe::Sorted {
+            return self.locate_sorted(image, h).map_or(Home::Absent, Home::Located);
+        }
         let home = bucket(h, self.buckets);
-        let line = self.line(image, home)?;
+        let Some(line) = self.line(image, home) else { return Home::Absent };
         let hits = self.hits(line, h);
         if hits != 0 {
-            return Some(self.at(line, home, hits.trailing_zeros() as u8));
+            return Home::Located(self.at(line, home, hits.trailing_zeros() as u8));
         }
-        if reach(line[META]) == 0 { None } else { self.scan(image, h, home, reach(line[META]), home + 1) }
+        let reach = reach(line[META]);
+        if reach == 0 { Home::Absent } else { Home::Beyond(Beyond { home, reach }) }
+    }
+
+    /// Byte offset in the image of the line that [`locate_beyond`](Self::locate_beyond) reads first, for a prefetch.
+    #[inline]
+    #[must_use]
+    pub const fn next_line(&self, beyond: Beyond) -> usize {
+        self.index_offset as usize + (beyond.home as usize + 1) * LINE_BYTES
+    }
+
+    /// [`locate`](Self::locate) in the lines behind the home line.
+    #[inline]
+    #[must_use]
+    pub fn locate_beyond(&self, image: &[u8], h: u64, beyond: Beyond) -> Option<Located> {
+        self.scan(image, h, beyond.home, beyond.reach, beyond.home + 1)
     }
 
     /// The second half of a lookup: reads the record.

@@ -172,11 +172,11 @@ pub(super) const fn meta(used: u8, reach: u8) -> u8 {
 
 #[inline]
 fn word_at(line: &Line, at: usize) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|index| line[at + index]))
+    u64::from_le_bytes(*line[at..].first_chunk().expect("words are read within the line"))
 }
 
 fn u32_at(line: &Line, at: usize) -> u32 {
-    u32::from_le_bytes(std::array::from_fn(|index| line[at + index]))
+    u32::from_le_bytes(*line[at..].first_chunk().expect("numbers are read within the line"))
 }
 
 /// [`SlotSpec::matching`] for a stride known when compiling: a loop without branches.

@@ -48,5 +48,5 @@ mod line;
 pub use build::{MemBuilder, build_part};
 pub use geometry::Geometry;
 pub use iter::Records;
-pub use layout::{Found, Located, MemLayout};
+pub use layout::{Beyond, Found, Home, Located, MemLayout};
 pub use line::{Probe, Shape};
