@@ -1,1 +1,30 @@
-//! fkv-kvsvr
+//! KVSvr: loads table versions as images and answers BatchGet from them.
+//!
+//! ```text
+//!   metadata ── watch ──▶ table (state machine) ── load ◀── fetch ── store
+//!                 │              │                   └─▶ image (arena, pair, flip, late drop) + local files, STATE
+//!                 │              └─▶ report ──▶ metadata
+//!   clients ── service ── lookup ──▶ image
+//! ```
+//!
+//! A server preloads a table's target while it serves what is aligned, reports what it holds whole, and flips a
+//! pointer when the news of the alignment arrives. It serves on without metadata and without the store, also after a
+//! restart.
+
+mod config;
+mod fence;
+mod fetch;
+mod image;
+mod ledger;
+mod load;
+mod lookup;
+mod report;
+mod server;
+mod service;
+mod state_file;
+mod table;
+mod throttle;
+mod watch;
+
+pub use config::{BadConfig, KvConfig, RequestLimits};
+pub use server::{KvServer, StartError};

@@ -1,0 +1,189 @@
+//! What a server is told: who it is, where it listens, how much it may use.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fkv_meta::key::check_name;
+use fkv_meta::record::RetainOld;
+use serde::{Deserialize, Serialize};
+
+/// Configuration of one server. Every field but `module`, `server` and `data_dir` has a usable default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KvConfig {
+    /// The module it serves.
+    pub module: String,
+    /// Its id, as the topology names it. Two running servers never share one.
+    pub server: String,
+    /// Where it listens; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// `host:port` under which others reach it; the bound address if absent.
+    pub advertise: Option<String>,
+    /// Allows listening without TLS beyond loopback.
+    pub insecure: bool,
+    /// Where local files and STATE live. Belongs to this server alone.
+    pub data_dir: PathBuf,
+    /// Most bytes that images may occupy in memory.
+    pub memory_bytes_max: u64,
+    /// Most bytes that local files may occupy.
+    pub disk_bytes_max: u64,
+    /// Most bytes per second that loads may read from the store; 0 means no limit.
+    pub load_bytes_per_s: u64,
+    /// How many ranged reads one load keeps in flight.
+    pub load_reads: usize,
+    /// How many tables load at once.
+    pub loads_max: usize,
+    /// Seconds after which the claim of a server that is gone ends.
+    pub lease_ttl_s: u64,
+    /// Milliseconds between polls of metadata that make up for a lost watch.
+    pub poll_ms: u64,
+    /// Overrides, for this server, what tables say about keeping the image that a flip replaced.
+    pub retain_old: Option<RetainOld>,
+    /// Seconds an image that nothing needs any more survives after the server lost its last slot.
+    pub unassigned_grace_s: u64,
+    /// Limits of requests.
+    pub limits: RequestLimits,
+}
+
+/// Bounds on what clients may ask; beyond them a request is refused with `RESOURCE_EXHAUSTED`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestLimits {
+    /// Keys of one request, all sections together.
+    pub keys_max: usize,
+    /// Bytes of one request body.
+    pub request_bytes_max: usize,
+    /// Bytes of one reply body.
+    pub reply_bytes_max: usize,
+    /// Requests answered at once.
+    pub concurrent_max: usize,
+    /// Requests that may wait for their turn.
+    pub queue_max: usize,
+    /// HTTP/2 streams of one connection.
+    pub streams_max: u32,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            keys_max: fkv_rpc::packed::KEYS_MAX,
+            request_bytes_max: fkv_rpc::packed::REQUEST_BYTES_MAX,
+            reply_bytes_max: fkv_rpc::packed::REPLY_BYTES_MAX,
+            concurrent_max: 256,
+            queue_max: 1024,
+            streams_max: 1024,
+        }
+    }
+}
+
+impl Default for KvConfig {
+    fn default() -> Self {
+        Self {
+            module: String::new(),
+            server: String::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7310)),
+            advertise: None,
+            insecure: false,
+            data_dir: PathBuf::new(),
+            memory_bytes_max: 4 << 30,
+            disk_bytes_max: 64 << 30,
+            load_bytes_per_s: 0,
+            load_reads: 8,
+            loads_max: 2,
+            lease_ttl_s: 10,
+            poll_ms: 5_000,
+            retain_old: None,
+            unassigned_grace_s: 600,
+            limits: RequestLimits::default(),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("configuration field `{field}`: {reason}")]
+pub struct BadConfig {
+    field: &'static str,
+    reason: String,
+}
+
+impl KvConfig {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`BadConfig`] names the field and says what is expected.
+    pub fn validate(&self) -> Result<(), BadConfig> {
+        let bad = |field, reason: &str| Err(BadConfig { field, reason: reason.to_owned() });
+        for (field, what, name) in [("module", "module", &self.module), ("server", "server", &self.server)] {
+            check_name(what, name).map_err(|error| BadConfig { field, reason: error.to_string() })?;
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return bad("data_dir", "a directory is needed");
+        }
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return bad(
+                "listen",
+                &format!(
+                    "{} is reachable from other machines and the connection is not encrypted: listen on 127.0.0.1, or \
+                     set `insecure` if the network is trusted",
+                    self.listen
+                ),
+            );
+        }
+        let positive = [
+            ("load_reads", self.load_reads as u64),
+            ("loads_max", self.loads_max as u64),
+            ("lease_ttl_s", self.lease_ttl_s),
+            ("poll_ms", self.poll_ms),
+            ("memory_bytes_max", self.memory_bytes_max),
+            ("disk_bytes_max", self.disk_bytes_max),
+            ("limits.keys_max", self.limits.keys_max as u64),
+            ("limits.request_bytes_max", self.limits.request_bytes_max as u64),
+            ("limits.reply_bytes_max", self.limits.reply_bytes_max as u64),
+            ("limits.concurrent_max", self.limits.concurrent_max as u64),
+            ("limits.streams_max", u64::from(self.limits.streams_max)),
+        ];
+        match positive.into_iter().find(|(_, value)| *value == 0) {
+            Some((field, _)) => bad(field, "must be at least 1"),
+            None => Ok(()),
+        }
+    }
+
+    /// The lease's time to live.
+    #[must_use]
+    pub const fn lease_ttl(&self) -> Duration {
+        Duration::from_secs(self.lease_ttl_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usable() -> KvConfig {
+        KvConfig { module: "rank".into(), server: "kv-1".into(), data_dir: "/tmp/x".into(), ..KvConfig::default() }
+    }
+
+    #[test]
+    fn listening_beyond_loopback_needs_the_insecure_switch() {
+        let mut config = usable();
+        assert_eq!(config.validate(), Ok(()));
+        config.listen = "0.0.0.0:7310".parse().expect("an address");
+        let refused = config.validate().expect_err("reachable from outside").to_string();
+        assert!(refused.contains("insecure"), "{refused}");
+        config.insecure = true;
+        assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn zeros_and_bad_names_are_named() {
+        let mut config = usable();
+        config.limits.keys_max = 0;
+        assert!(config.validate().expect_err("no keys").to_string().contains("limits.keys_max"));
+        config = KvConfig { server: "a/b".into(), ..usable() };
+        assert!(config.validate().expect_err("bad name").to_string().contains("`server`"));
+        config = KvConfig { data_dir: PathBuf::new(), ..usable() };
+        assert!(config.validate().is_err());
+    }
+}

@@ -1,0 +1,209 @@
+//! What one server holds of one content: an immutable base.
+//!
+//! ```text
+//!   Image ── Base ── parts: 2400 × { group, start, length, layout }     one flat array
+//!                 └─ groups: arenas of 64 MiB and more, shared between images by reference
+//! ```
+//!
+//! An overlay of increments stands beside the base: a version that is a chain is refused until overlays are built.
+
+pub(crate) mod arena;
+mod local;
+mod pair;
+mod parts;
+mod reaper;
+mod registry;
+
+use std::sync::Arc;
+
+use fkv_formats::id::{ContentId, PART_COUNT, Part, Version};
+use fkv_formats::table::mem::{MemLayout, Shape};
+
+pub(crate) use self::local::{Discarded, LocalFile, LocalImage};
+pub(crate) use self::pair::{Labelled, Pair, ServedTable};
+pub(crate) use self::parts::PartSet;
+pub(crate) use self::reaper::Reaper;
+pub(crate) use self::registry::{Entry, Picture, Registry};
+use crate::image::arena::Arena;
+use crate::ledger::Reservation;
+
+/// An immutable piece of memory with its share of the ledger. Images of one table may share it.
+#[derive(Debug)]
+pub(crate) struct Group {
+    memory: Option<(Arena, Reservation)>,
+    reaper: Reaper,
+}
+
+impl Group {
+    pub(crate) const fn new(arena: Arena, reservation: Reservation, reaper: Reaper) -> Self {
+        Self { memory: Some((arena, reservation)), reaper }
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().map_or(&[], |(arena, _)| arena)
+    }
+
+    fn reserved_bytes(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |(_, reservation)| reservation.amounts().memory)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some((arena, reservation)) = self.memory.take() {
+            self.reaper.take(arena, reservation);
+        }
+    }
+}
+
+/// Where a part's data lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    /// Index into the base's groups.
+    pub(crate) group: u32,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) layout: MemLayout,
+}
+
+/// What an image has of a part.
+#[derive(Clone, Copy, Debug, Default)]
+enum Slot {
+    #[default]
+    Not,
+    Empty,
+    Data(Placed),
+}
+
+/// A part as lookups see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HeldPart<'a> {
+    /// The image does not have it and says nothing about its keys.
+    Not,
+    /// The part has no records.
+    Empty,
+    /// Its data.
+    Data(&'a [u8], &'a MemLayout),
+}
+
+/// One content of one table, immutable.
+#[derive(Debug)]
+pub(crate) struct Image {
+    content: ContentId,
+    version: Version,
+    as_of: u32,
+    base: Base,
+    parts: PartSet,
+    records: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Base {
+    groups: Vec<Arc<Group>>,
+    slots: Box<[Slot]>,
+    inline: bool,
+}
+
+/// Builds an image, from nothing or from one that lacks parts.
+#[derive(Debug)]
+pub(crate) struct ImageBuilder {
+    image: Image,
+}
+
+impl ImageBuilder {
+    /// An image without parts.
+    pub(crate) fn new(content: ContentId, version: Version, as_of: u32) -> Self {
+        let slots = vec![Slot::Not; usize::from(PART_COUNT)].into_boxed_slice();
+        let base = Base { groups: Vec::new(), slots, inline: true };
+        Self { image: Image { content, version, as_of, base, parts: PartSet::EMPTY, records: 0 } }
+    }
+
+    /// An image with the parts of `image`, in the same memory.
+    pub(crate) fn extending(image: &Image) -> Self {
+        let Image { content, version, as_of, ref base, ref parts, records } = *image;
+        Self { image: Image { content, version, as_of, base: base.clone(), parts: parts.clone(), records } }
+    }
+
+    pub(crate) const fn parts(&self) -> &PartSet {
+        &self.image.parts
+    }
+
+    /// Adds a part that has no records.
+    pub(crate) fn add_empty(&mut self, part: Part) {
+        self.set(part, Slot::Empty);
+    }
+
+    /// Adds a group with its parts; their `group` is filled in here.
+    pub(crate) fn add_group(&mut self, group: Arc<Group>, parts: impl IntoIterator<Item = (Part, Placed)>) {
+        let number = u32::try_from(self.image.base.groups.len()).expect("far fewer groups than 2^32");
+        for (part, placed) in parts {
+            let end = placed.start.checked_add(placed.len);
+            assert!(end.is_some_and(|end| end <= group.bytes().len()), "a part lies in its group");
+            assert_eq!(placed.len as u64, placed.layout.data_len(), "a part is as long as its layout says");
+            self.image.base.inline &= placed.layout.shape() == Shape::Inline;
+            self.image.records += placed.layout.records();
+            self.set(part, Slot::Data(Placed { group: number, ..placed }));
+        }
+        self.image.base.groups.push(group);
+    }
+
+    fn set(&mut self, part: Part, slot: Slot) {
+        assert!(!self.image.parts.contains(part), "a part is added once");
+        self.image.parts.insert(part);
+        self.image.base.slots[usize::from(part.0)] = slot;
+    }
+
+    pub(crate) fn finish(self) -> Image {
+        self.image
+    }
+}
+
+impl Image {
+    pub(crate) const fn content(&self) -> ContentId {
+        self.content
+    }
+
+    /// The version it was loaded as; a release may have given its content another one since.
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// What expired by this Unix second is absent.
+    pub(crate) const fn as_of(&self) -> u32 {
+        self.as_of
+    }
+
+    /// The parts it has.
+    pub(crate) const fn parts(&self) -> &PartSet {
+        &self.parts
+    }
+
+    pub(crate) const fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Memory of its groups, those shared with another image included.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.base.groups.iter().map(|group| group.reserved_bytes()).sum()
+    }
+
+    /// Whether a lookup reads index lines only.
+    #[inline]
+    pub(crate) const fn is_inline(&self) -> bool {
+        self.base.inline
+    }
+
+    /// A part, as far as it is here.
+    #[inline]
+    pub(crate) fn part(&self, part: Part) -> HeldPart<'_> {
+        match self.base.slots.get(usize::from(part.0)) {
+            None | Some(Slot::Not) => HeldPart::Not,
+            Some(Slot::Empty) => HeldPart::Empty,
+            Some(Slot::Data(placed)) => match self.base.groups.get(placed.group as usize) {
+                Some(group) => HeldPart::Data(&group.bytes()[placed.start..placed.start + placed.len], &placed.layout),
+                None => HeldPart::Not,
+            },
+        }
+    }
+}

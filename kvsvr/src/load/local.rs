@@ -1,0 +1,186 @@
+//! Local packs: what a load tees to disk, and what the next start loads from.
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fkv_env::{FileReader, FileWriter, Files};
+use fkv_formats::checksum::Origin;
+use fkv_formats::id::{Part, TableUid};
+use fkv_formats::manifest::PartEntry;
+use fkv_formats::pack::{DirectoryRead, PackDirectory, PackPart, PackWriter};
+use fkv_formats::schema::Schema;
+use fkv_formats::table::Profile;
+
+use super::fill::Source;
+use super::group::matching;
+use super::{LoadError, Loader};
+use crate::image::{Group, LocalFile, Placed};
+use crate::ledger::Reservation;
+
+const WRITE_BUFFER_BYTES: usize = 1 << 20;
+
+/// A file that a load has written. Unless kept, it is removed when dropped: a load that fails or is cancelled leaves
+/// nothing behind.
+#[derive(Debug)]
+pub(super) struct FreshFile {
+    file: Arc<LocalFile>,
+    on_disk: OnDisk,
+}
+
+/// A path that is removed when dropped.
+#[derive(Debug)]
+struct OnDisk {
+    files: Arc<dyn Files>,
+    path: PathBuf,
+    armed: bool,
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = self.files.remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // The next start removes it as a leftover.
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the file of a load that was given up");
+        }
+    }
+}
+
+type Output = BufWriter<Box<dyn FileWriter>>;
+
+impl FreshFile {
+    /// Writes a file: temporary name, fsync, rename, fsync of the directory. `write` runs on the blocking pool.
+    pub(super) async fn write(
+        loader: &Loader,
+        name: String,
+        reservation: Reservation,
+        write: impl FnOnce(&mut Output) -> io::Result<()> + Send + 'static,
+    ) -> Result<Self, LoadError> {
+        let (files, dir) = (Arc::clone(&loader.env.files), loader.images_dir.clone());
+        // The guards live inside: if the load is cancelled meanwhile, the result is dropped there, and the file goes.
+        let work = move || -> io::Result<Self> {
+            let guard = |path: PathBuf| OnDisk { files: Arc::clone(&files), path, armed: true };
+            let mut temporary = guard(dir.join(format!("{name}.tmp")));
+            let mut output = BufWriter::with_capacity(WRITE_BUFFER_BYTES, files.create(&temporary.path)?);
+            write(&mut output)?;
+            let mut file = output.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync()?;
+            drop(file);
+            let on_disk = guard(dir.join(&name));
+            files.rename(&temporary.path, &on_disk.path)?;
+            temporary.armed = false;
+            files.sync_dir(&dir)?;
+            let len = files.open(&on_disk.path)?.len()?;
+            Ok(Self { file: Arc::new(LocalFile::new(name, len, reservation)), on_disk })
+        };
+        Ok(loader.env.blocking(work).await??)
+    }
+
+    pub(super) const fn file(&self) -> &Arc<LocalFile> {
+        &self.file
+    }
+
+    /// Lets the file stay.
+    pub(super) fn keep(mut self) -> Arc<LocalFile> {
+        self.on_disk.armed = false;
+        Arc::clone(&self.file)
+    }
+}
+
+/// Writes the parts of a group to a local pack.
+#[allow(clippy::too_many_arguments, reason = "a pack's own fields; a struct would only repeat them")]
+pub(super) async fn write_pack(
+    loader: &Loader,
+    name: String,
+    reservation: Reservation,
+    group: Arc<Group>,
+    placed: Vec<(Part, Placed)>,
+    origin: Origin,
+    schema: Schema,
+    profile: Profile,
+) -> Result<FreshFile, LoadError> {
+    let write = move |output: &mut Output| -> io::Result<()> {
+        let mut pack = PackWriter::new(output, origin, &schema, profile).map_err(io::Error::other)?;
+        for (part, Placed { start, len, layout, .. }) in placed {
+            let mut writer = pack.start_part(part).map_err(io::Error::other)?;
+            writer.write_all(&group.bytes()[start..start + len])?;
+            writer.finish(&layout).map_err(io::Error::other)?;
+        }
+        pack.finish().map_err(io::Error::other)?;
+        Ok(())
+    };
+    FreshFile::write(loader, name, reservation, write).await
+}
+
+/// An opened local pack.
+struct OpenPack {
+    file: Arc<LocalFile>,
+    reader: Arc<dyn FileReader>,
+    directory: PackDirectory,
+}
+
+/// The local packs of one image.
+#[derive(Default)]
+pub(super) struct LocalPacks {
+    packs: Vec<OpenPack>,
+    unusable: Vec<Arc<LocalFile>>,
+}
+
+impl LocalPacks {
+    /// Opens packs and reads their directories. One that cannot be read is set apart; its parts come from the store.
+    pub(super) async fn open(loader: &Loader, uid: TableUid, packs: &[Arc<LocalFile>]) -> Result<Self, LoadError> {
+        let (files, dir, packs) = (Arc::clone(&loader.env.files), loader.images_dir.clone(), packs.to_vec());
+        let work = move || {
+            let mut opened = Self::default();
+            for file in packs {
+                match open_pack(files.as_ref(), dir.join(&file.name), uid) {
+                    Ok((reader, directory)) => {
+                        opened.packs.push(OpenPack { file, reader: Arc::from(reader), directory })
+                    }
+                    Err(reason) => {
+                        tracing::warn!(file = %file.name, %reason, "a local pack cannot be used");
+                        opened.unusable.push(file);
+                    }
+                }
+            }
+            opened
+        };
+        Ok(loader.env.blocking(work).await?)
+    }
+
+    /// Where the content that `entry` describes is: in the last pack that claims to have it.
+    pub(super) fn find(&self, part: Part, entry: &PartEntry, uid: TableUid) -> Option<(Source, &PackPart)> {
+        self.packs.iter().rev().find_map(|pack| {
+            let found = matching(&pack.directory, part, entry, uid)?;
+            Some((Source::File(Arc::clone(&pack.reader), Arc::from(pack.file.name.as_str())), found))
+        })
+    }
+
+    /// The usable packs, in order.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Arc<LocalFile>> {
+        self.packs.iter().map(|pack| &pack.file)
+    }
+
+    pub(super) fn unusable(&self) -> impl Iterator<Item = &Arc<LocalFile>> {
+        self.unusable.iter()
+    }
+}
+
+fn open_pack(files: &dyn Files, path: PathBuf, uid: TableUid) -> Result<(Box<dyn FileReader>, PackDirectory), String> {
+    let reader = files.open(&path).map_err(|error| error.to_string())?;
+    let len = reader.len().map_err(|error| error.to_string())?;
+    let mut wanted = PackDirectory::TAIL_GUESS.min(len);
+    // The footer says how much more is needed; the second read has it.
+    for _ in 0..2 {
+        let mut tail = vec![0; usize::try_from(wanted).map_err(|error| error.to_string())?];
+        reader.read_exact_at(&mut tail, len - wanted).map_err(|error| error.to_string())?;
+        match PackDirectory::parse(&tail, len).map_err(|error| error.to_string())? {
+            DirectoryRead::Ready(directory) if directory.origin.uid == uid => return Ok((reader, directory)),
+            DirectoryRead::Ready(directory) => return Err(format!("it is of table {}", directory.origin.uid)),
+            DirectoryRead::NeedTail(needed) => wanted = needed.min(len),
+        }
+    }
+    Err("its directory keeps growing".to_owned())
+}

@@ -1,0 +1,174 @@
+//! Answers a packed request from the images at hand.
+//!
+//! ```text
+//!   section ── table, image ── hash all keys ──▶ h, part
+//!              inline values:  prefetch line of key i + D │ find key i
+//!              other values:   prefetch line of key i + 2D │ locate key i + D, prefetch its record │ resolve key i
+//! ```
+//!
+//! The client sends keys, never hashes: what it computed is recomputed here. Whether a key is answered depends on
+//! whether the image has its part, never on a topology generation: a part that is not here says nothing about its
+//! keys. Time: what expired by `as_of` is absent in every form of the version; `expired` means later than that, by
+//! `read_ts` (design: `as_of < expiry ≤ max(read_ts, as_of)`).
+
+mod form;
+mod pipeline;
+mod prefetch;
+
+use bytes::Bytes;
+use fkv_formats::hash::{hash_bytes, hash_u64};
+use fkv_formats::record::Key;
+use fkv_formats::route::part_of;
+use fkv_rpc::packed::{
+    KeyStatus, Keys, ReplyHeader, ReplyWriter, Request, Section, SectionLabel, SectionStatus, reply_section_bytes,
+};
+
+use self::form::Conversion;
+use self::pipeline::{Answer, Batch};
+use crate::image::{Entry, Image, PartSet, Picture};
+
+/// How far ahead of this server's clock `read_ts` may be.
+const READ_TS_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
+/// Room set aside per value of varying length before the first is known.
+const VALUE_BYTES_EXPECTED: usize = 64;
+
+/// What an answer depends on beside the images.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answering {
+    /// The server's clock.
+    pub(crate) now_ms: u64,
+    pub(crate) reply_bytes_max: usize,
+}
+
+/// The reply's body.
+pub(crate) fn answer(request: &Request, picture: &Picture, answering: Answering) -> Bytes {
+    let header = ReplyHeader { generation: picture.topology.generation, server_ms: answering.now_ms };
+    let capacity = request.sections().map(|section| expected_bytes(&section, picture)).sum();
+    let mut writer = ReplyWriter::new(header, capacity, answering.reply_bytes_max);
+    let asked = request.header();
+    for section in request.sections() {
+        let table = section.header.table;
+        if asked.read_ts_ms > answering.now_ms.saturating_add(READ_TS_AHEAD_MS_MAX) {
+            let pair = picture.tables.get(&table).map(|entry| entry.served.pair());
+            let label = pair.map_or(SectionLabel::unknown(table), |pair| pair.label(table, None));
+            writer.refuse(label, SectionStatus::ReadTsAhead);
+            continue;
+        }
+        let read_ts_s = u32::try_from(asked.read_ts_ms / 1000).unwrap_or(u32::MAX);
+        match picture.tables.get(&table) {
+            Some(entry) => answer_section(&mut writer, &section, entry, picture, asked.canary, read_ts_s),
+            None => writer.refuse(SectionLabel::unknown(table), SectionStatus::UnknownTable),
+        }
+    }
+    writer.finish()
+}
+
+fn expected_bytes(section: &Section<'_>, picture: &Picture) -> usize {
+    let Some(entry) = picture.tables.get(&section.header.table) else { return reply_section_bytes_refused() };
+    let keys = section.keys.len();
+    match Conversion::new(&entry.served.schema, section.header.form) {
+        Ok(Conversion { reply_type, .. }) => {
+            let varying = if reply_type.fixed_width().is_none() { keys * VALUE_BYTES_EXPECTED } else { 0 };
+            reply_section_bytes(reply_type, keys) + varying
+        }
+        Err(_) => reply_section_bytes_refused(),
+    }
+}
+
+/// A refused section is one without keys.
+const fn reply_section_bytes_refused() -> usize {
+    reply_section_bytes(fkv_formats::schema::ValueType::Bytes, 0)
+}
+
+fn answer_section(
+    writer: &mut ReplyWriter,
+    section: &Section<'_>,
+    entry: &Entry,
+    picture: &Picture,
+    canary: bool,
+    read_ts_s: u32,
+) {
+    let table = section.header.table;
+    // One pair per section: whatever flips meanwhile, the section is of one content.
+    let pair = entry.served.pair();
+    let refuse = |writer: &mut ReplyWriter, status| writer.refuse(pair.label(table, None), status);
+    if section.keys.key_type() != entry.served.schema.key {
+        return refuse(writer, SectionStatus::WrongKeyType);
+    }
+    let conversion = match Conversion::new(&entry.served.schema, section.header.form) {
+        Ok(conversion) => conversion,
+        Err(status) => return refuse(writer, status),
+    };
+    let held = match pair.select(section.header.selector, canary) {
+        Ok(held) => held,
+        Err(status) => {
+            let owned = || picture.owned.is_empty();
+            let status =
+                if status == SectionStatus::NotLoaded && owned() { SectionStatus::WrongTopology } else { status };
+            return refuse(writer, status);
+        }
+    };
+    let image = held.image.as_ref();
+    let hashes = hash(section.keys);
+    if let Some(status) = nothing_here(image, &picture.owned, &hashes) {
+        return refuse(writer, status);
+    }
+    let label = pair.label(table, Some(held));
+    let batch = Batch { image, hashes: &hashes, as_of: image.as_of(), read_ts_s };
+    let keys = section.keys;
+    let key = |index: usize| match keys {
+        Keys::U64(keys) => Key::U64(keys.get(index)),
+        Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
+    };
+    if conversion.reply_type.fixed_width().is_some() {
+        let Ok(mut dense) = writer.dense(label, conversion.reply_type, hashes.len()) else {
+            return refuse(writer, SectionStatus::ReplyTooLarge);
+        };
+        let outcome = batch.run(key, |answer| match answer {
+            Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
+            Answer::Found(_) => Err(SectionStatus::DataFault),
+            Answer::Missing(status) => {
+                dense.missing(status);
+                Ok(())
+            }
+        });
+        match outcome {
+            Ok(()) => dense.finish(),
+            Err(status) => dense.refuse(status),
+        }
+    } else {
+        let Ok(mut variable) = writer.variable(label, hashes.len()) else {
+            return refuse(writer, SectionStatus::ReplyTooLarge);
+        };
+        let outcome = batch.run(key, |answer| match answer {
+            Answer::Found(stored) => variable.found(stored).map_err(|_| SectionStatus::ReplyTooLarge),
+            Answer::Missing(status) => {
+                variable.missing(status);
+                Ok(())
+            }
+        });
+        match outcome {
+            Ok(()) => variable.finish(),
+            Err(status) => variable.refuse(status),
+        }
+    }
+}
+
+fn hash(keys: Keys<'_>) -> Vec<u64> {
+    match keys {
+        Keys::U64(keys) => keys.iter().map(hash_u64).collect(),
+        Keys::Bytes(keys) => keys.iter().map(hash_bytes).collect(),
+    }
+}
+
+/// Why not one of the keys can be answered, if that is so.
+fn nothing_here(image: &Image, owned: &PartSet, hashes: &[u64]) -> Option<SectionStatus> {
+    if hashes.is_empty() || hashes.iter().any(|h| image.parts().contains(part_of(*h))) {
+        return None;
+    }
+    let ours = hashes.iter().any(|h| owned.contains(part_of(*h)));
+    Some(if ours { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
+}
+
+/// The status of a key whose part is not here.
+const NOT_HERE: Answer<'static> = Answer::Missing(KeyStatus::NotHere);

@@ -1,0 +1,62 @@
+//! Asking the CPU for a cache line before it is needed.
+
+/// Distance between two prefetches of a range.
+const LINE_BYTES: usize = 64;
+
+/// Starts to bring the line that holds `bytes[at]` into the cache. Beyond the end nothing happens.
+#[inline]
+pub(crate) fn prefetch(bytes: &[u8], at: usize) {
+    if let Some(byte) = bytes.get(at) {
+        prefetch_line(std::ptr::from_ref(byte));
+    }
+}
+
+/// Starts to bring the first lines of `bytes[at..at + len]` into the cache, at most `lines_max`.
+#[inline]
+pub(crate) fn prefetch_range(bytes: &[u8], at: usize, len: usize, lines_max: usize) {
+    let lines = (at % LINE_BYTES + len).div_ceil(LINE_BYTES).min(lines_max);
+    for line in 0..lines {
+        prefetch(bytes, at + line * LINE_BYTES);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn prefetch_line(line: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch reads nothing the program can observe and never faults, whatever the address; SSE, which it
+    // needs, is part of x86_64.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>()) };
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline]
+fn prefetch_line(line: *const u8) {
+    // SAFETY: PRFM is a hint that reads nothing the program can observe and never faults, whatever the address.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline]
+fn prefetch_line(_line: *const u8) {
+    // No hint on this architecture: lookups are slower, not different.
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_beyond_the_end_are_harmless() {
+        let bytes = [1_u8; 100];
+        prefetch(&bytes, 0);
+        prefetch(&bytes, 99);
+        prefetch(&bytes, 100);
+        prefetch(&bytes, usize::MAX);
+        prefetch_range(&bytes, 60, 1000, 4);
+        prefetch_range(&bytes, 0, 0, 4);
+        prefetch(&[], 0);
+    }
+}

@@ -1,0 +1,320 @@
+//! Claims the server's slots and reports what they hold.
+//!
+//! ```text
+//!   controller ── Desired (numbered) ──▶ reporter ── claim, report ──▶ metadata
+//!              ◀── settled number ──────
+//! ```
+//!
+//! A claim is leased; its create revision is the incarnation that a report names, and a report counts only while that
+//! claim exists. Losing the lease never stops serving: the slot is claimed again and reported anew. `settled` says
+//! up to which desired state metadata has acknowledged every report: an image that the desired state with that number
+//! no longer names may be dropped, because no report that counts names it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fkv_env::{Env, TaskHandle};
+use fkv_formats::id::{Slot, TableUid};
+use fkv_meta::lease::{LeaseKeeper, LeaseState};
+use fkv_meta::record::{Held, Report, SlotClaim};
+use fkv_meta::store::{Compare, LeaseId, MetaError, Op, Revision, Txn, TxnOutcome};
+use fkv_meta::{ChangeError, Meta, Refusal, View, txn};
+use tokio::sync::watch;
+
+/// What the reports should say. Numbers grow with every change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Desired {
+    pub(crate) number: u64,
+    /// The slots assigned to this server by the topology of this generation, each with the contents of which all its
+    /// parts are held.
+    pub(crate) slots: BTreeMap<Slot, BTreeMap<TableUid, Vec<Held>>>,
+    pub(crate) generation: u64,
+    pub(crate) problems: BTreeMap<TableUid, String>,
+}
+
+/// The running reporter.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    desired: watch::Sender<Arc<Desired>>,
+    settled: watch::Receiver<u64>,
+    stop: watch::Sender<bool>,
+    task: TaskHandle,
+}
+
+impl Reporter {
+    pub(crate) fn start(
+        env: &Env,
+        meta: Meta,
+        views: watch::Receiver<Arc<View>>,
+        lease_ttl: Duration,
+        claim: SlotClaim,
+    ) -> Self {
+        let (desired_sender, desired) = watch::channel(Arc::new(Desired::default()));
+        let (settled_sender, settled) = watch::channel(0);
+        let (stop, stopped) = watch::channel(false);
+        let keeper = LeaseKeeper::start(env, Arc::clone(&meta.store), lease_ttl);
+        let work = Work {
+            env: env.clone(),
+            meta,
+            claim,
+            desired,
+            views,
+            settled: settled_sender,
+            claims: BTreeMap::new(),
+            lease: None,
+            complained: BTreeMap::new(),
+        };
+        let task = env.spawn.spawn("reporter", Box::pin(work.run(keeper, stopped)));
+        Self { desired: desired_sender, settled, stop, task }
+    }
+
+    pub(crate) fn set(&self, desired: Desired) {
+        self.desired.send_replace(Arc::new(desired));
+    }
+
+    pub(crate) fn settled(&self) -> watch::Receiver<u64> {
+        self.settled.clone()
+    }
+
+    /// Ends the lease, so that the claims go at once, and stops.
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.join().await;
+    }
+}
+
+/// A slot this server has claimed.
+#[derive(Debug)]
+struct Claimed {
+    incarnation: u64,
+    /// The report that metadata has acknowledged; `None` while that is unknown.
+    acknowledged: Option<Report>,
+}
+
+struct Work {
+    env: Env,
+    meta: Meta,
+    claim: SlotClaim,
+    desired: watch::Receiver<Arc<Desired>>,
+    views: watch::Receiver<Arc<View>>,
+    settled: watch::Sender<u64>,
+    claims: BTreeMap<Slot, Claimed>,
+    lease: Option<LeaseId>,
+    /// What was last logged about a slot that cannot be claimed.
+    complained: BTreeMap<Slot, String>,
+}
+
+/// How a round over all slots ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// Everything is acknowledged.
+    Settled,
+    /// Everything that could be done is; some slots are held by another server: try again later.
+    Waiting,
+    /// Metadata did not answer, or something changed meanwhile: try again soon.
+    Failed,
+}
+
+impl Work {
+    /// How long metadata may take for the goodbye of a server that goes down.
+    const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+    async fn run(mut self, keeper: LeaseKeeper, mut stopped: watch::Receiver<bool>) {
+        let mut lease_state = keeper.subscribe();
+        let mut failures = 0_u32;
+        loop {
+            let state = *lease_state.borrow_and_update();
+            self.note_lease(state, &keeper);
+            let desired = Arc::clone(&self.desired.borrow_and_update());
+            self.note_claims_gone();
+            let round = if self.lease.is_some() { self.round(&desired).await } else { Round::Failed };
+            match round {
+                Round::Settled | Round::Waiting => {
+                    failures = 0;
+                    self.settled.send_replace(desired.number);
+                }
+                Round::Failed => failures = failures.saturating_add(1),
+            }
+            let pause = match round {
+                Round::Settled => None,
+                Round::Waiting => Some(self.jittered(Duration::from_secs(1))),
+                Round::Failed => Some(self.jittered(Duration::from_millis(50 << failures.min(6)))),
+            };
+            let clock = Arc::clone(&self.env.clock);
+            let wake = async {
+                match pause {
+                    Some(pause) => clock.sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // A new wish, a new lease or a lost claim is acted on at once; after a failure the pause comes first.
+                _ = self.desired.changed(), if round != Round::Failed => {}
+                _ = lease_state.changed() => {}
+                () = claims_gone(&mut self.views, &self.claims), if round != Round::Failed => {}
+                () = wake => {}
+                _ = stopped.wait_for(|stop| *stop) => break,
+            }
+        }
+        let goodbye = keeper.revoke();
+        if fkv_env::timeout(self.env.clock.as_ref(), Self::GOODBYE_MAX, goodbye).await.is_err() {
+            tracing::warn!("the lease could not be ended: the claims end with it by themselves");
+        }
+    }
+
+    fn jittered(&self, pause: Duration) -> Duration {
+        let spread = u64::try_from(pause.as_millis() / 2).unwrap_or(0);
+        pause + Duration::from_millis(self.env.entropy.below(spread))
+    }
+
+    fn note_lease(&mut self, state: LeaseState, keeper: &LeaseKeeper) {
+        let held = match state {
+            LeaseState::Held(lease) => Some(lease),
+            LeaseState::Pending => None,
+            LeaseState::Lost(_) => {
+                keeper.regrant();
+                None
+            }
+        };
+        if held != self.lease {
+            if self.lease.is_some() {
+                tracing::warn!("the lease of the slot claims was lost; serving goes on, the slots are claimed again");
+            }
+            self.claims.clear();
+            self.lease = held;
+        }
+    }
+
+    /// Forgets the claims that metadata no longer has.
+    fn note_claims_gone(&mut self) {
+        let view = Arc::clone(&self.views.borrow());
+        self.claims.retain(|slot, claimed| {
+            let gone = is_gone(&view, slot, claimed.incarnation);
+            if gone {
+                tracing::warn!(%slot, "the claim of the slot is gone; claiming it again");
+            }
+            !gone
+        });
+    }
+
+    async fn round(&mut self, desired: &Desired) -> Round {
+        let Some(lease) = self.lease else { return Round::Failed };
+        let mut round = self.release_others(desired).await;
+        for (slot, tables) in &desired.slots {
+            match self.serve_slot(slot, tables, desired, lease).await {
+                Ok(true) => {}
+                Ok(false) => round = if round == Round::Settled { Round::Waiting } else { round },
+                Err(error) => {
+                    tracing::debug!(%slot, %error, "cannot report");
+                    round = Round::Failed;
+                }
+            }
+        }
+        round
+    }
+
+    /// Gives up the claims of slots that are assigned to others by now.
+    async fn release_others(&mut self, desired: &Desired) -> Round {
+        let others: Vec<Slot> = self.claims.keys().filter(|slot| !desired.slots.contains_key(slot)).cloned().collect();
+        let mut round = Round::Settled;
+        for slot in others {
+            let Some(claimed) = self.claims.get(&slot) else { continue };
+            let key = self.meta.keys.claim(&slot);
+            let txn = Txn {
+                compares: vec![Compare::CreatedAt(key.clone(), Revision(claimed.incarnation))],
+                ops: vec![Op::Delete { key }],
+            };
+            match self.meta.run(txn).await {
+                // Refused: it is gone already.
+                Ok(TxnOutcome::Committed(_) | TxnOutcome::Refused) => {
+                    tracing::info!(%slot, "slot given up: the topology assigns it to another server");
+                    self.claims.remove(&slot);
+                }
+                Err(error) => {
+                    tracing::debug!(%slot, %error, "cannot give up the slot");
+                    round = Round::Failed;
+                }
+            }
+        }
+        round
+    }
+
+    /// Claims and reports one slot; `false` if another server holds it.
+    async fn serve_slot(
+        &mut self,
+        slot: &Slot,
+        tables: &BTreeMap<TableUid, Vec<Held>>,
+        desired: &Desired,
+        lease: LeaseId,
+    ) -> Result<bool, MetaError> {
+        let incarnation = match self.claims.get(slot) {
+            Some(claimed) => claimed.incarnation,
+            None => match self.claim_slot(slot, lease).await? {
+                Some(incarnation) => incarnation,
+                None => return Ok(false),
+            },
+        };
+        let report = Report {
+            incarnation,
+            generation: desired.generation,
+            tables: tables.clone(),
+            problems: desired.problems.clone(),
+        };
+        let Some(claimed) = self.claims.get_mut(slot) else { return Ok(false) };
+        if claimed.acknowledged.as_ref() == Some(&report) {
+            return Ok(true);
+        }
+        // Until it is answered, what metadata has is unknown.
+        claimed.acknowledged = None;
+        match self.meta.run(txn::report(&self.meta.keys, slot, &report)).await? {
+            TxnOutcome::Committed(_) => {
+                claimed.acknowledged = Some(report);
+                Ok(true)
+            }
+            TxnOutcome::Refused => {
+                tracing::warn!(%slot, "the report was refused because the claim is gone; claiming the slot again");
+                self.claims.remove(slot);
+                Err(MetaError::Ambiguous("the claim is gone".to_owned()))
+            }
+        }
+    }
+
+    async fn claim_slot(&mut self, slot: &Slot, lease: LeaseId) -> Result<Option<u64>, MetaError> {
+        match self.meta.claim_slot(slot, &self.claim, lease).await {
+            Ok(incarnation) => {
+                tracing::info!(%slot, incarnation, "slot claimed");
+                self.complained.remove(slot);
+                self.claims.insert(slot.clone(), Claimed { incarnation, acknowledged: None });
+                Ok(Some(incarnation))
+            }
+            Err(ChangeError::Refused(refusal)) => {
+                self.complain(slot, &refusal);
+                Ok(None)
+            }
+            Err(ChangeError::Contended) => Err(MetaError::Ambiguous("others kept claiming the slot".to_owned())),
+            Err(ChangeError::Meta(error)) => Err(error),
+        }
+    }
+
+    fn complain(&mut self, slot: &Slot, refusal: &Refusal) {
+        let text = refusal.to_string();
+        if self.complained.get(slot) != Some(&text) {
+            tracing::warn!(%slot, reason = %text, "the slot cannot be claimed; trying again");
+            self.complained.insert(slot.clone(), text);
+        }
+    }
+}
+
+/// Whether `view` is newer than the claim and no longer has it.
+fn is_gone(view: &View, slot: &Slot, incarnation: u64) -> bool {
+    view.revision().0 >= incarnation && view.claim(slot).is_none_or(|claim| claim.created.0 != incarnation)
+}
+
+/// Waits until one of `claims` is gone.
+async fn claims_gone(views: &mut watch::Receiver<Arc<View>>, claims: &BTreeMap<Slot, Claimed>) {
+    let gone = |view: &Arc<View>| claims.iter().any(|(slot, claimed)| is_gone(view, slot, claimed.incarnation));
+    if views.wait_for(gone).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

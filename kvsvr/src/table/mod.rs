@@ -1,0 +1,412 @@
+//! One table on this server: its images, its load in progress, its files on disk.
+//!
+//! ```text
+//!   step(wanted) ── plan ──▶ drop │ shelve │ flip │ load          all in memory, at once
+//!   load ended   ── images, files, trouble
+//! ```
+
+mod plan;
+mod trouble;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fkv_env::TaskHandle;
+use fkv_formats::id::{ContentId, Slot};
+use fkv_meta::record::{Canary, Held as HeldRecord, Label, RetainOld, TableRecord};
+
+pub(crate) use self::plan::Wanted;
+use self::plan::{Held, HeldImage, IMAGES_MAX, plan};
+pub(crate) use self::trouble::{Trouble, TroubleKind};
+pub(crate) use crate::image::Discarded;
+use crate::image::{Image, Labelled, LocalFile, LocalImage, Pair, PartSet, ServedTable};
+use crate::load::Loaded;
+use crate::state_file::{ImageState, TableState};
+
+/// Whether reports name an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reporting {
+    Never,
+    Named,
+    /// Not any more since the desired reports of this number.
+    Withdrawn(u64),
+}
+
+/// An image in memory.
+#[derive(Debug)]
+struct InMemory {
+    label: Label,
+    image: Arc<Image>,
+    local: LocalImage,
+    served: bool,
+    reporting: Reporting,
+}
+
+/// An image on disk only.
+#[derive(Debug)]
+pub(crate) struct Shelved {
+    pub(crate) label: Label,
+    pub(crate) local: LocalImage,
+    pub(crate) served: bool,
+}
+
+/// A load in progress. Dropping it cancels the load.
+#[derive(Debug)]
+struct Loading {
+    id: u64,
+    label: Label,
+    _task: TaskHandle,
+}
+
+/// What a load starts from.
+#[derive(Debug)]
+pub(crate) struct LoadStart {
+    pub(crate) label: Label,
+    /// An image of the same content that lacks parts.
+    pub(crate) existing: Option<Arc<Image>>,
+    /// Files of the same content.
+    pub(crate) local: Option<LocalImage>,
+    /// Whether an earlier attempt missed an object: what is known of the version may be out of date.
+    pub(crate) reread: bool,
+}
+
+/// What a step asks the caller to do.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Images let go of; their memory goes when the last request is done with them.
+    pub(crate) retired: Vec<Arc<Image>>,
+    /// Files that nothing needs any more.
+    pub(crate) discarded: Vec<Arc<LocalFile>>,
+    /// A load to start.
+    pub(crate) load: Option<LoadStart>,
+    /// Set if default reads get another content now.
+    pub(crate) flipped_to: Option<Label>,
+}
+
+/// What a step depends on beside the table itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) wanted: Wanted,
+    /// The parts to load.
+    pub(crate) parts: &'a PartSet,
+    /// The sects this server has slots of.
+    pub(crate) sects: &'a BTreeSet<String>,
+    /// Reports up to this number are acknowledged.
+    pub(crate) settled: u64,
+    /// Monotonic time.
+    pub(crate) now: Duration,
+}
+
+/// A table.
+#[derive(Debug)]
+pub(crate) struct Table {
+    record: Arc<TableRecord>,
+    served: Arc<ServedTable>,
+    images: Vec<InMemory>,
+    shelf: Vec<Shelved>,
+    serving: Option<ContentId>,
+    shown: Option<Label>,
+    loading: Option<Loading>,
+    trouble: Option<Trouble>,
+    /// Why this build cannot serve the table; empty if it can.
+    refused: String,
+    /// The contents to report after the last step.
+    report: BTreeSet<ContentId>,
+}
+
+impl Table {
+    pub(crate) fn new(record: TableRecord, shown: Option<Label>, shelf: Vec<Shelved>) -> Self {
+        Self {
+            served: Arc::new(ServedTable::new(record.schema.clone())),
+            record: Arc::new(record),
+            images: Vec::new(),
+            shelf,
+            serving: None,
+            shown,
+            loading: None,
+            trouble: None,
+            refused: String::new(),
+            report: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) const fn record(&self) -> &Arc<TableRecord> {
+        &self.record
+    }
+
+    pub(crate) const fn served(&self) -> &Arc<ServedTable> {
+        &self.served
+    }
+
+    pub(crate) fn set_record(&mut self, record: &TableRecord) {
+        if *self.record != *record {
+            self.record = Arc::new(record.clone());
+        }
+    }
+
+    /// What is wrong with loading what is wanted; empty if nothing is.
+    pub(crate) fn problem(&self) -> &str {
+        self.trouble.as_ref().map_or(&self.refused, |trouble| trouble.text())
+    }
+
+    /// When a failed load is due again.
+    pub(crate) fn retry_at(&self) -> Option<Duration> {
+        if self.loading.is_some() { None } else { self.trouble.as_ref().and_then(Trouble::retry_at) }
+    }
+
+    /// Room was made: a load that did not fit may be tried at once.
+    pub(crate) fn room_was_made(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.room_was_made();
+        }
+    }
+
+    /// Whether a load failed because it did not fit.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.trouble.as_ref().is_some_and(Trouble::waits_for_room)
+    }
+
+    /// Notes that this build cannot serve the table at all.
+    pub(crate) fn refuse(&mut self, reason: &str) {
+        self.refused = reason.to_owned();
+    }
+
+    /// Whether it shows what is shown everywhere, or cannot: in either case there is nothing to wait for.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.record.aligned.is_none() || self.serving.is_some() || !self.problem().is_empty()
+    }
+
+    /// Whether nothing of it is left on this server.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.images.is_empty() && self.shelf.is_empty() && self.loading.is_none()
+    }
+
+    /// Closes the gap between what is wanted and what is held, as far as that can be done at once.
+    pub(crate) fn step(&mut self, around: Surroundings<'_>) -> Effects {
+        let mut effects = Effects::default();
+        self.relabel(around.wanted);
+        let plan = plan(around.wanted, &self.held(around));
+        for content in &plan.drop {
+            self.drop_image(*content, around.wanted, &mut effects);
+        }
+        self.trim_shelf(around.wanted, plan.load, &mut effects);
+        self.publish(plan.serve, around, &mut effects);
+        self.report = plan.report;
+        self.load(plan.load, around, &mut effects);
+        effects
+    }
+
+    /// The contents to report for a slot with these parts.
+    pub(crate) fn report_for(&self, parts: &PartSet) -> Vec<HeldRecord> {
+        let named = self.images.iter().filter(|held| self.report.contains(&held.image.content()));
+        named
+            .filter(|held| !parts.is_empty() && parts.is_subset(held.image.parts()))
+            .map(|held| HeldRecord { content: held.image.content(), version: held.label.version })
+            .collect()
+    }
+
+    /// Notes which contents the desired reports of this number name.
+    pub(crate) fn note_reported(&mut self, number: u64, named: &BTreeSet<ContentId>) {
+        for held in &mut self.images {
+            held.reporting = match held.reporting {
+                _ if named.contains(&held.image.content()) => Reporting::Named,
+                Reporting::Named => Reporting::Withdrawn(number),
+                other => other,
+            };
+        }
+    }
+
+    /// What STATE says of it.
+    pub(crate) fn state(&self) -> TableState {
+        let in_memory = self.images.iter().map(|held| held.local.state(held.label, held.served));
+        let shelved = self.shelf.iter().map(|image| image.local.state(image.label, image.served));
+        let mut images: Vec<ImageState> = in_memory.chain(shelved).collect();
+        images.sort_by_key(|image| image.label.content);
+        TableState { record: (*self.record).clone(), shown: self.shown, images }
+    }
+
+    /// Notes that the load `id` has begun.
+    pub(crate) fn load_began(&mut self, id: u64, label: Label, task: TaskHandle) {
+        self.loading = Some(Loading { id, label, _task: task });
+    }
+
+    /// Takes over what a load brought; gives the files that are not needed, and the image it replaced.
+    pub(crate) fn load_ended(
+        &mut self,
+        id: u64,
+        outcome: Result<Loaded, Trouble>,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        let Some(loading) = self.loading.take_if(|loading| loading.id == id) else {
+            // It was cancelled: its files go.
+            if let Ok(loaded) = outcome {
+                effects.discarded.extend(loaded.fresh_files);
+            }
+            return;
+        };
+        let content = loading.label.content;
+        match outcome {
+            Ok(loaded) => {
+                effects.discarded.extend(loaded.unusable_files);
+                let on_shelf = self.shelf.iter().position(|shelved| shelved.label.content == content);
+                let shelved = on_shelf.map(|at| self.shelf.remove(at));
+                let before = self.images.iter().position(|held| held.image.content() == content);
+                let (served, reporting) = match before.map(|at| self.images.remove(at)) {
+                    Some(held) => {
+                        effects.retired.push(Arc::clone(&held.image));
+                        (held.served, held.reporting)
+                    }
+                    None => (shelved.is_some_and(|shelved| shelved.served), Reporting::Never),
+                };
+                assert!(self.images.len() < IMAGES_MAX, "a load begins only where its image has a place");
+                let image = Arc::new(loaded.image);
+                self.images.push(InMemory { label: loading.label, image, local: loaded.local, served, reporting });
+                self.trouble = loaded.missing.map(|trouble| trouble.after(self.trouble.take(), now));
+            }
+            Err(trouble) => self.trouble = Some(trouble.after(self.trouble.take(), now)),
+        }
+    }
+
+    fn held(&self, around: Surroundings<'_>) -> Held {
+        let serving = self.images.iter().find(|held| Some(held.image.content()) == self.serving);
+        let images = self.images.iter().map(|held| HeldImage {
+            content: held.image.content(),
+            complete: around.parts.is_subset(held.image.parts()),
+            covers: serving.is_some_and(|serving| serving.image.parts().is_subset(held.image.parts())),
+            served: held.served,
+            reported: match held.reporting {
+                Reporting::Never => false,
+                Reporting::Named => true,
+                Reporting::Withdrawn(number) => around.settled < number,
+            },
+        });
+        let mut shelved = self.shelf.iter().filter(|image| image.served).map(|image| image.label);
+        Held { images: images.collect(), serving: self.serving, shelved: shelved.next_back() }
+    }
+
+    /// Images go by the newest label of their content.
+    fn relabel(&mut self, wanted: Wanted) {
+        let Wanted::Table { target, aligned, .. } = wanted else { return };
+        let newest = |content| [aligned, target].into_iter().flatten().find(|label| label.content == content);
+        for held in &mut self.images {
+            held.label = newest(held.image.content()).unwrap_or(held.label);
+        }
+        for shelved in &mut self.shelf {
+            shelved.label = newest(shelved.label.content).unwrap_or(shelved.label);
+        }
+    }
+
+    fn drop_image(&mut self, content: ContentId, wanted: Wanted, effects: &mut Effects) {
+        let Some(at) = self.images.iter().position(|held| held.image.content() == content) else { return };
+        let held = self.images.remove(at);
+        tracing::info!(
+            table = %self.record.name, version = %held.label.version, content = %content.short(),
+            bytes = held.image.memory_bytes(), "image dropped"
+        );
+        effects.retired.push(held.image);
+        if matches!(wanted, Wanted::Table { retain: RetainOld::Disk, .. }) && held.served {
+            self.shelf.push(Shelved { label: held.label, local: held.local, served: true });
+        } else {
+            effects.discarded.extend(held.local.files().cloned());
+        }
+    }
+
+    /// Files of at most one image beside those wanted, and of two images in all, stay.
+    fn trim_shelf(&mut self, wanted: Wanted, load: Option<Label>, effects: &mut Effects) {
+        let needed: BTreeSet<ContentId> = match wanted {
+            Wanted::Table { target, aligned, .. } => {
+                [aligned, target].into_iter().flatten().map(|label| label.content).collect()
+            }
+            Wanted::Nothing => BTreeSet::new(),
+        };
+        let exists = matches!(wanted, Wanted::Table { .. });
+        let coming = load.is_some_and(|label| {
+            self.shelf.iter().all(|image| image.label.content != label.content)
+                && self.images.iter().all(|held| held.image.content() != label.content)
+        });
+        let mut room = if exists { IMAGES_MAX.saturating_sub(self.images.len() + usize::from(coming)) } else { 0 };
+        // The newest come last; those wanted come first.
+        let mut shelf = std::mem::take(&mut self.shelf);
+        shelf.reverse();
+        shelf.sort_by_key(|image| !needed.contains(&image.label.content));
+        for image in shelf {
+            // What is being loaded from these files cannot lose them.
+            let loading = self.loading.as_ref().is_some_and(|loading| loading.label.content == image.label.content);
+            if room > 0 || (loading && exists) {
+                room = room.saturating_sub(1);
+                self.shelf.insert(0, image);
+            } else {
+                effects.discarded.extend(image.local.files().cloned());
+            }
+        }
+    }
+
+    /// Gives requests the pair that the plan says: one pointer store.
+    fn publish(&mut self, serve: Option<ContentId>, around: Surroundings<'_>, effects: &mut Effects) {
+        let labelled = |held: &InMemory| Labelled {
+            label: held.label,
+            image: Arc::clone(&held.image),
+            complete: around.parts.is_subset(held.image.parts()),
+        };
+        let mut pair = Pair { canary: canary(&self.record, around.sects), ..Pair::default() };
+        if let Wanted::Table { aligned, .. } = around.wanted {
+            pair.aligned = aligned;
+            for held in &mut self.images {
+                if Some(held.image.content()) == serve {
+                    held.served = true;
+                    self.shown = Some(held.label);
+                    pair.serving = Some(labelled(held));
+                } else {
+                    pair.other = Some(labelled(held));
+                }
+            }
+        }
+        self.serving = serve;
+        let label = pair.serving.as_ref().map(|serving| serving.label);
+        let before = self.served.pair().serving.as_ref().map(|serving| serving.label.content);
+        self.served.replace(pair);
+        effects.flipped_to = label.filter(|label| before != Some(label.content));
+    }
+
+    fn load(&mut self, wish: Option<Label>, around: Surroundings<'_>, effects: &mut Effects) {
+        let wish = wish.filter(|_| !around.parts.is_empty());
+        if self.loading.as_ref().is_some_and(|loading| Some(loading.label.content) != wish.map(|label| label.content)) {
+            // Nobody wants it any more.
+            self.loading = None;
+        }
+        let Some(label) = wish else {
+            self.trouble = None;
+            return;
+        };
+        if self.trouble.as_ref().is_some_and(|trouble| trouble.content() != label.content) {
+            self.trouble = None;
+        }
+        let due = self.trouble.as_ref().is_none_or(|trouble| trouble.retry_at().is_some_and(|at| at <= around.now));
+        if self.loading.is_some() || !due {
+            return;
+        }
+        let held = self.images.iter().find(|held| held.image.content() == label.content);
+        let shelved = self.shelf.iter().find(|shelved| shelved.label.content == label.content);
+        effects.load = Some(LoadStart {
+            label,
+            existing: held.map(|held| Arc::clone(&held.image)),
+            local: held.map(|held| &held.local).or(shelved.map(|shelved| &shelved.local)).cloned(),
+            reread: self.trouble.as_ref().is_some_and(Trouble::wants_reread),
+        });
+    }
+}
+
+/// The content that requests flagged canary get, if a slot here is of a canary sect.
+fn canary(record: &TableRecord, sects: &BTreeSet<String>) -> Option<ContentId> {
+    let Canary { content, sects: showing, .. } = record.canary.as_ref()?;
+    showing.iter().any(|sect| sects.contains(sect)).then_some(*content)
+}
+
+/// A slot and its parts.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedSlot {
+    pub(crate) slot: Slot,
+    pub(crate) parts: PartSet,
+}
