@@ -99,16 +99,22 @@ impl ValueType {
             Self::F16(d) => Some(d as usize * 2),
         }
     }
+
+    /// Bytes of one value stored this way; `None` if values vary in length.
+    #[must_use]
+    pub const fn stored_width(self, storage: Storage) -> Option<usize> {
+        match (self, storage) {
+            (Self::F32(d), Storage::F16) => Some(d as usize * 2),
+            (value, _) => value.fixed_width(),
+        }
+    }
 }
 
 impl Schema {
     /// Bytes of one value as stored; `None` if values vary in length.
     #[must_use]
     pub const fn stored_width(&self) -> Option<usize> {
-        match (self.value, self.storage) {
-            (ValueType::F32(d), Storage::F16) => Some(d as usize * 2),
-            (value, _) => value.fixed_width(),
-        }
+        self.value.stored_width(self.storage)
     }
 
     /// Checks what the types alone cannot.

@@ -82,10 +82,7 @@ impl ValueCodec {
     /// Bytes of one stored value; `None` if values vary in length.
     #[must_use]
     pub const fn stored_width(&self) -> Option<usize> {
-        match (self.value, self.storage) {
-            (ValueType::F32(d), Storage::F16) => Some(d as usize * 2),
-            (value, _) => value.fixed_width(),
-        }
+        self.value.stored_width(self.storage)
     }
 
     /// Bytes of one value as clients see it; `None` if values vary in length.

@@ -39,7 +39,7 @@ impl MemLayout {
         let first_bucket = line.saturating_sub(self.d_max());
         let first_place = (u128::from(first_bucket) << 64).div_ceil(u128::from(self.buckets()));
         let first = u64::try_from(first_hash(part, u64::try_from(first_place).ok()?)).ok()?;
-        first.checked_add(stored.wrapping_sub(first) & self.spec().mask())
+        first.checked_add(stored.wrapping_sub(first) & self.spec.mask())
     }
 }
 
@@ -79,7 +79,7 @@ impl<'a> Records<'a> {
             (self.line, self.slot) = (self.line + 1, 0);
         };
         let located = self.layout.at(line, self.line, self.slot);
-        let stored_h = self.layout.spec().stored_h(line, self.slot);
+        let stored_h = self.layout.spec.stored_h(line, self.slot);
         let (stored_key, found) = self
             .layout
             .record(self.image, located.record() as u64)
@@ -92,7 +92,7 @@ impl<'a> Records<'a> {
             }
             KeyType::Bytes => (hash_bytes(stored_key), Key::Bytes(stored_key)),
         };
-        if part_of(h) != self.part || h & self.layout.spec().mask() != stored_h {
+        if part_of(h) != self.part || h & self.layout.spec.mask() != stored_h {
             return Err(self.damaged("its key does not belong there"));
         }
         if self.last.is_some_and(|last| last >= (h, key)) {

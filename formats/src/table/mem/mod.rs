@@ -44,9 +44,11 @@ mod geometry;
 mod iter;
 mod layout;
 mod line;
+mod lookup;
 
 pub use build::{MemBuilder, build_part};
 pub use geometry::Geometry;
 pub use iter::Records;
-pub use layout::{Beyond, Found, Home, Located, MemLayout};
+pub use layout::MemLayout;
 pub use line::{Probe, Shape};
+pub use lookup::{Beyond, Found, Home, Located};
