@@ -108,6 +108,12 @@ impl Reply {
         self.sections.iter().map(|parsed| parsed.borrow(&self.body))
     }
 
+    /// `part`, which must lie in this body, as bytes that keep the body alive without a copy.
+    #[must_use]
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        self.body.slice_ref(part)
+    }
+
     /// Section `index`, if there is one.
     #[must_use]
     pub fn section(&self, index: usize) -> Option<ReplySection<'_>> {
