@@ -32,12 +32,14 @@ pub struct KvConfig {
     pub load_bytes_per_s: u64,
     /// How many ranged reads one load keeps in flight.
     pub load_reads: usize,
+    /// Longest of these reads, in bytes.
+    pub load_read_bytes: u64,
+    /// A piece of an image's memory, and a local file, is closed when it has this many bytes.
+    pub group_bytes: u64,
     /// How many tables load at once.
     pub loads_max: usize,
     /// Seconds after which the claim of a server that is gone ends.
     pub lease_ttl_s: u64,
-    /// Milliseconds between polls of metadata that make up for a lost watch.
-    pub poll_ms: u64,
     /// Overrides, for this server, what tables say about keeping the image that a flip replaced.
     pub retain_old: Option<RetainOld>,
     /// Seconds an image that nothing needs any more survives after the server lost its last slot.
@@ -90,9 +92,10 @@ impl Default for KvConfig {
             disk_bytes_max: 64 << 30,
             load_bytes_per_s: 0,
             load_reads: 8,
+            load_read_bytes: 8 << 20,
+            group_bytes: 128 << 20,
             loads_max: 2,
             lease_ttl_s: 10,
-            poll_ms: 5_000,
             retain_old: None,
             unassigned_grace_s: 600,
             limits: RequestLimits::default(),
@@ -133,9 +136,10 @@ impl KvConfig {
         }
         let positive = [
             ("load_reads", self.load_reads as u64),
+            ("load_read_bytes", self.load_read_bytes),
+            ("group_bytes", self.group_bytes),
             ("loads_max", self.loads_max as u64),
             ("lease_ttl_s", self.lease_ttl_s),
-            ("poll_ms", self.poll_ms),
             ("memory_bytes_max", self.memory_bytes_max),
             ("disk_bytes_max", self.disk_bytes_max),
             ("limits.keys_max", self.limits.keys_max as u64),

@@ -54,7 +54,9 @@ impl World {
 
         match view.topology() {
             Some(topology) if topology.value.generation >= self.topology.generation => {
-                self.topology.clone_from(&topology.value);
+                if self.topology != topology.value {
+                    self.topology.clone_from(&topology.value);
+                }
             }
             seen => {
                 let seen = seen.map(|topology| topology.value.generation);
@@ -85,6 +87,7 @@ impl World {
                     let (known, seen) = (known.epoch.0, table.value.epoch.0);
                     behind.push(Behind::Epoch { table: table.uid(), known, seen });
                 }
+                Some(known) if *known == table.value => {}
                 _ => {
                     tables.insert(table.uid(), table.value.clone());
                 }

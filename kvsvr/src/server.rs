@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fkv_env::{Env, Files, TaskHandle};
+use fkv_env::{Clock, Env, Files, TaskHandle};
 use fkv_formats::id::TableUid;
 use fkv_meta::Meta;
 use fkv_meta::key::Keys;
@@ -32,6 +33,8 @@ use crate::watch::{Controller, Parts};
 
 /// Window of a stream and of a connection, in bytes.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// How long requests may take to end at shutdown.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Largest HTTP/2 frame, in bytes.
 const FRAME_BYTES: u32 = 256 << 10;
 
@@ -66,6 +69,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct KvServer {
     addr: SocketAddr,
+    clock: Arc<dyn Clock>,
     ready: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     serving: TaskHandle,
@@ -109,6 +113,8 @@ impl KvServer {
             reaper,
             images_dir: config.data_dir.join(IMAGES_DIR),
             reads: config.load_reads,
+            read_bytes: config.load_read_bytes,
+            group_bytes: config.group_bytes,
         });
         let (ready_sender, ready) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -148,7 +154,16 @@ impl KvServer {
             }),
         );
         tracing::info!(server = %config.server, %addr, "kvsvr is listening");
-        Ok(Self { addr, ready, stop, serving, control, _others: vec![reaper_task, health_task], _mirror: mirror })
+        Ok(Self {
+            addr,
+            clock: Arc::clone(&env.clock),
+            ready,
+            stop,
+            serving,
+            control,
+            _others: vec![reaper_task, health_task],
+            _mirror: mirror,
+        })
     }
 
     /// The address it listens on.
@@ -169,7 +184,11 @@ impl KvServer {
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         self.control.join().await;
-        self.serving.join().await;
+        // A stream that never ends (a health watch) must not keep the process: after the limit it is cut.
+        let drained = fkv_env::timeout(self.clock.as_ref(), DRAIN_MAX, self.serving.join()).await;
+        if drained.is_err() {
+            tracing::warn!("some requests did not end in time; they are cut off");
+        }
         tracing::info!("kvsvr has stopped");
     }
 }
@@ -212,7 +231,7 @@ fn router(
         .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(limits.streams_max)
         .http2_max_local_error_reset_streams(Some(1024))
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
@@ -273,7 +292,7 @@ fn restore(state: State, ledger: &Arc<Ledger>) -> (World, BTreeMap<TableUid, Tab
             };
             let restored: Result<LocalImage, crate::ledger::DoesNotFit> = files();
             match restored {
-                Ok(local) => shelf.push(Shelved { label: image.label, local, served: image.served }),
+                Ok(local) => shelf.push(Shelved { label: image.label, local, served: image.served, resting: false }),
                 // The files are leftovers then, and go at the next start.
                 Err(error) => tracing::warn!(%uid, %error, "local files exceed the disk limit; they are not used"),
             }

@@ -18,7 +18,7 @@ use fkv_env::Env;
 use fkv_formats::id::{ContentId, Role, Slot, TableUid};
 use fkv_formats::route::RoleTable;
 use fkv_meta::View;
-use fkv_meta::record::{RetainOld, SectState};
+use fkv_meta::record::{RetainOld, SectState, Topology};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::KvConfig;
@@ -59,6 +59,8 @@ pub(crate) struct Controller {
     world: World,
     tables: BTreeMap<TableUid, Table>,
     connected: bool,
+    /// What the slots were found in.
+    topology: Arc<Topology>,
     slots: Vec<OwnedSlot>,
     /// Parts of all slots; what a request may rightly ask for.
     owned: Arc<PartSet>,
@@ -86,6 +88,7 @@ impl Controller {
             world,
             tables,
             connected: false,
+            topology: Arc::default(),
             slots: Vec::new(),
             owned: Arc::new(PartSet::EMPTY),
             wanted_parts: PartSet::EMPTY,
@@ -162,14 +165,22 @@ impl Controller {
             }
             self.complained = behind;
         }
-        self.find_slots();
+        if *self.topology != self.world.topology {
+            self.topology = Arc::new(self.world.topology.clone());
+            self.find_slots();
+        }
+        if self.slots.is_empty() {
+            self.unassigned_since.get_or_insert(self.parts.env.clock.monotonic());
+        } else {
+            self.unassigned_since = None;
+        }
     }
 
     /// Which slots the topology assigns to this server.
     fn find_slots(&mut self) {
         let mut slots = Vec::new();
         let mut wanted_parts = PartSet::EMPTY;
-        for (name, sect) in &self.world.topology.sects {
+        for (name, sect) in &self.topology.sects {
             let roles = u16::try_from(sect.slots.len()).unwrap_or(u16::MAX);
             let table = match RoleTable::new(roles) {
                 Ok(table) => table,
@@ -195,11 +206,6 @@ impl Controller {
         }
         self.sects = slots.iter().map(|slot| slot.slot.sect.clone()).collect();
         self.wanted_parts = wanted_parts;
-        if slots.is_empty() {
-            self.unassigned_since.get_or_insert(self.parts.env.clock.monotonic());
-        } else {
-            self.unassigned_since = None;
-        }
         self.slots = slots;
     }
 
@@ -333,7 +339,7 @@ impl Controller {
             (*uid, entry)
         });
         self.parts.registry.publish(Picture {
-            topology: Arc::new(self.world.topology.clone()),
+            topology: Arc::clone(&self.topology),
             slots: self.slots.iter().map(|slot| slot.slot.clone()).collect(),
             owned: Arc::clone(&self.owned),
             tables: tables.collect(),

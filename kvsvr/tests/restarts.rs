@@ -68,6 +68,38 @@ async fn a_restart_with_metadata_and_store_down_serves_what_was_shown() {
     server.wait_status("the connection", |status| status.metadata_connected).await;
 }
 
+/// Stopped without a goodbye, the server's claims stand until their lease ends and its last words are STATE.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_comes_back_with_what_its_state_says() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let mut config = cluster.config("a-0");
+    config.lease_ttl_s = 3600;
+    let server = cluster.start_with(config.clone()).await;
+    let keys: Vec<u64> = (0..1000).collect();
+    let (_, content) = cluster.publish("t", 0, &rows(1, COUNT)).await;
+    cluster.align("t").await;
+    server.wait_serving(uid, content).await;
+    let state = cluster.data_dir("a-0").join("STATE");
+    let shown = format!("\"shown\":{{\"version\":1,\"content\":\"{content}\"");
+    server
+        .wait_status("STATE to say what is shown", |_| {
+            cluster.env.files.read(&state).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&shown))
+        })
+        .await;
+    let slot = "a/0".parse().expect("a slot");
+    let before = cluster.mirror.view().claim(&slot).expect("claimed").created;
+    drop(server);
+
+    cluster.store_switch.set(false);
+    let server = cluster.start_with(config).await;
+    server.wait_serving(uid, content).await;
+    check_integers(&server.get(uid, &keys).await, &keys, COUNT);
+    // The claim it left behind is its own: it does not wait for the lease to end.
+    let view = cluster.wait_meta("a new report", |view| Cluster::reported(view, "a/0", uid) == [content]).await;
+    assert_ne!(view.claim(&slot).expect("claimed").created, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_in_the_middle_of_a_load_leaves_the_old_version_and_no_litter() {
     let cluster = Cluster::new(&[("a", 1)]).await;

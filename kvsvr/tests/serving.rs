@@ -11,7 +11,7 @@ use fkv_formats::schema::{KeyType, Storage, TableKind, ValueType};
 use fkv_rpc::packed::{KeyStatus, Reply, SectionStatus, Selector, ValueForm};
 use fkv_rpc::status::ErrorKind;
 
-use self::cluster::{Cluster, Row, check_integers, request, rows, schema, table_status, values};
+use self::cluster::{Cluster, Row, check_integers, request, rows, schema, table_status, value_of, values};
 
 const COUNT: u64 = 20_000;
 
@@ -314,4 +314,107 @@ async fn the_topology_is_learnt_from_any_server() {
     assert_eq!(view.sects["b"].addresses.len(), 3);
     assert_eq!(view.tables["t"].uid, uid);
     assert_eq!(view.tables["t"].value, ValueType::F32(4));
+}
+
+/// Small groups and reads: parts of several reads, reads of several parts, groups written to disk while the next is
+/// read, and all of it again from local files.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_many_groups_and_pieces_is_whole() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let mut config = cluster.config("a-0");
+    config.group_bytes = 200 << 10;
+    config.load_read_bytes = 100_000;
+    config.load_reads = 3;
+    let server = cluster.start_with(config.clone()).await;
+    let crowded = (COUNT..).filter(|key| part_of(fkv_formats::hash::hash_u64(*key)).0 == 1500).take(15_000);
+    let numbers: Vec<u64> = (0..COUNT).chain(crowded).collect();
+    let rows: Vec<Row> = numbers.iter().map(|key| Row::u64(*key, value_of(Version(1), *key).to_le_bytes())).collect();
+    let (_, content) = cluster.publish("t", 0, &rows).await;
+    cluster.align("t").await;
+    server.wait_serving(uid, content).await;
+    let check = async |server: &cluster::Running| {
+        for keys in numbers.chunks(10_000) {
+            check_integers(&server.get(uid, keys).await, keys, u64::MAX);
+        }
+    };
+    check(&server).await;
+    server.shutdown().await;
+    let entries = cluster.env.files.list(&cluster.data_dir("a-0").join("images")).expect("listed");
+    let packs = entries.iter().filter(|entry| entry.name.ends_with(".pack")).count();
+    assert!(packs >= 4, "{entries:?}");
+    cluster.store_switch.set(false);
+    let server = cluster.start_with(config).await;
+    server.wait_serving(uid, content).await;
+    check(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    cluster.meta_switch.set(false);
+    let server = cluster.start("a-0").await;
+    let mut health = HealthClient::new(server.channel());
+    let request = HealthCheckRequest { service: "featurekv.kv.v1.Kv".into() };
+    let mut watch = health.watch(request).await.expect("watched").into_inner();
+    let first = watch.message().await.expect("a status").expect("a status").status();
+    assert_eq!(first, tonic_health::pb::health_check_response::ServingStatus::NotServing, "it knows nothing yet");
+    cluster.meta_switch.set(true);
+    let second = watch.message().await.expect("a status").expect("a status").status();
+    assert_eq!(second, tonic_health::pb::health_check_response::ServingStatus::Serving);
+
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(server.channel())
+        .server_reflection_info(futures::stream::iter([list]))
+        .await
+        .expect("answered")
+        .into_inner();
+    let answer = answers.message().await.expect("an answer").expect("an answer").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("another answer: {answer:?}") };
+    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(names.contains(&"featurekv.kv.v1.Kv".to_owned()), "{names:?}");
+    assert!(names.contains(&"grpc.health.v1.Health".to_owned()), "{names:?}");
+}
+
+/// One table's sections go with another's: each has its own label and its own fate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_several_tables_answers_each_by_itself() {
+    use fkv_rpc::packed::{RequestHeader, RequestWriter, SectionHeader, u64_section_bytes};
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let one = cluster.create_table("one", &schema(KeyType::U64, ValueType::I64)).await;
+    let two = cluster.create_table("two", &schema(KeyType::U64, ValueType::Bytes)).await;
+    let empty = cluster.create_table("empty", &schema(KeyType::U64, ValueType::F16(3))).await;
+    let server = cluster.start("a-0").await;
+    let (_, first) = cluster.publish("one", 0, &rows(1, 1000)).await;
+    let texts: Vec<Row> = (0..1000).map(|key| Row::u64(key, format!("{key}").repeat(key as usize % 9))).collect();
+    let (_, second) = cluster.publish("two", 0, &texts).await;
+    cluster.align("one").await;
+    cluster.align("two").await;
+    server.wait_serving(one, first).await;
+    server.wait_serving(two, second).await;
+    let keys: Vec<u64> = (0..1200).collect();
+    let mut writer = RequestWriter::new(RequestHeader::default(), 3 * u64_section_bytes(keys.len()));
+    for table in [one, empty, two] {
+        let header = SectionHeader { table, selector: Selector::Aligned, form: ValueForm::Native };
+        writer.u64_section(header, keys.iter().copied());
+    }
+    let reply = server.try_get(writer.finish()).await.expect("answered");
+    check_integers(&reply, &keys, 1000);
+    assert_eq!(reply.section(1).expect("three sections").status(), SectionStatus::NotLoaded);
+    let section = reply.section(2).expect("three sections");
+    assert_eq!(section.label().served.map(|shown| shown.content), Some(second));
+    for (key, found) in keys.iter().zip(values(&section)) {
+        let expected = (*key < 1000).then(|| format!("{key}").repeat(*key as usize % 9));
+        assert_eq!(found, expected.as_ref().map(|text| text.as_bytes()), "key {key}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   parts ─▶ pieces: runs of whole chunks, one region of the arena each
-//!         ─▶ units: pieces that lie next to each other in their source; one read of up to 8 MiB each
+//!         ─▶ units: pieces that lie next to each other in their source; one read each, of limited length
 //!   store:       ranged read ──▶ CPU pool: copy into the regions, verify while warm
 //!   local file:  read into the regions (blocking pool) ──▶ CPU pool: verify while warm
 //! ```
@@ -26,8 +26,6 @@ use super::{LoadError, Loader};
 use crate::image::Placed;
 use crate::image::arena::{Arena, ArenaBuilder, Region};
 
-/// Longest read.
-const READ_BYTES: u64 = 8 << 20;
 /// A read goes on over a gap of this many bytes.
 const GAP_BYTES: u64 = 64 << 10;
 /// How often a chunk that does not match is read anew before it counts as damaged in the store.
@@ -99,7 +97,7 @@ pub(super) async fn fill(loader: &Loader, jobs: Vec<PartJob>) -> Result<Filled, 
     let jobs = Arc::new(jobs);
     let (starts, total) = place(&jobs)?;
     let mut builder = ArenaBuilder::new(total)?;
-    let units = cut(&jobs, &starts, total, &mut builder);
+    let units = cut(&jobs, &starts, total, loader.read_bytes, &mut builder);
     let mut bad: Vec<(usize, FormatError)> = futures::stream::iter(units)
         .map(|unit| read(loader, Arc::clone(&jobs), unit))
         .buffer_unordered(loader.reads)
@@ -135,7 +133,9 @@ fn place(jobs: &[PartJob]) -> Result<(Vec<usize>, usize), LoadError> {
 }
 
 /// Cuts the arena into pieces and the pieces into reads.
-fn cut(jobs: &[PartJob], starts: &[usize], total: usize, builder: &mut ArenaBuilder) -> Vec<Unit> {
+fn cut(jobs: &[PartJob], starts: &[usize], total: usize, read_bytes: u64, builder: &mut ArenaBuilder) -> Vec<Unit> {
+    // Pieces begin and end with chunks.
+    let read_bytes = (read_bytes - read_bytes % CHUNK_BYTES as u64).max(CHUNK_BYTES as u64);
     // (job, first chunk, offset in the source) of every piece; padding between parts has none.
     let mut lens = Vec::new();
     let mut places = Vec::new();
@@ -143,7 +143,7 @@ fn cut(jobs: &[PartJob], starts: &[usize], total: usize, builder: &mut ArenaBuil
         let len = job.part.len();
         let mut done = 0;
         while done < len {
-            let piece = (len - done).min(READ_BYTES);
+            let piece = (len - done).min(read_bytes);
             let first_chunk = u32::try_from(done / CHUNK_BYTES as u64).expect("a part has fewer than 2^32 chunks");
             lens.push(piece as usize);
             places.push(Some((index, first_chunk, job.part.offset + done)));
@@ -168,7 +168,7 @@ fn cut(jobs: &[PartJob], starts: &[usize], total: usize, builder: &mut ArenaBuil
                 if unit.source.is_same(source)
                     && at >= unit.range.end
                     && at - unit.range.end <= GAP_BYTES
-                    && end - unit.range.start <= READ_BYTES =>
+                    && end - unit.range.start <= read_bytes =>
             {
                 unit.range.end = end;
                 unit.pieces.push(piece);

@@ -1,7 +1,7 @@
 //! Which parts share an arena and a local pack, and where the store has them.
 //!
-//! A group is at least 64 MiB (if the table is): arenas of that size cost few mappings and waste little of their last
-//! huge page. All its parts have one origin, because a pack has one.
+//! A group has the configured 128 MiB or more (if the table has): arenas of that size cost few mappings and waste little
+//! of their last huge page. All its parts have one origin, because a pack has one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use super::fill::Source;
 use super::{LoadError, Loader};
 use crate::image::arena::ArenaBuilder;
 
-/// A group is closed when it has this many bytes.
-const GROUP_BYTES: u64 = 128 << 20;
 /// Parts begin at multiples of this, in arenas and in packs.
 pub(super) const ALIGN: u64 = 64;
 /// Bytes of a directory entry of a pack.
@@ -50,8 +48,8 @@ impl Planned {
     }
 }
 
-/// Divides `parts`, which are ascending and not empty, into groups.
-pub(super) fn plan_groups(layer: &Layer, parts: &[Part]) -> Vec<Planned> {
+/// Divides `parts`, which are ascending and not empty, into groups that are closed at `group_bytes`.
+pub(super) fn plan_groups(layer: &Layer, parts: &[Part], group_bytes: u64) -> Vec<Planned> {
     let mut by_origin: BTreeMap<Version, Vec<Part>> = BTreeMap::new();
     for part in parts {
         by_origin.entry(layer.part(*part).origin).or_default().push(*part);
@@ -63,7 +61,7 @@ pub(super) fn plan_groups(layer: &Layer, parts: &[Part]) -> Vec<Planned> {
             // Lengths were checked to be below 2^50 when the form was read.
             open.bytes += layer.part(part).len.next_multiple_of(ALIGN);
             open.parts.push(part);
-            if open.bytes >= GROUP_BYTES {
+            if open.bytes >= group_bytes {
                 groups.push(std::mem::replace(&mut open, Planned { parts: Vec::new(), bytes: 0, origin }));
             }
         }
@@ -158,7 +156,7 @@ mod tests {
             entry.origin = Version(if number % 3 == 0 { 7 } else { 8 });
         }
         let parts: Vec<Part> = (0..600).map(Part).collect();
-        let groups = plan_groups(&layer, &parts);
+        let groups = plan_groups(&layer, &parts, 128 << 20);
         let mut seen: Vec<Part> = groups.iter().flat_map(|planned| planned.parts.clone()).collect();
         seen.sort();
         assert_eq!(seen, parts);
@@ -168,7 +166,7 @@ mod tests {
             assert_eq!(planned.bytes, planned.parts.len() as u64 * (1 << 20));
             assert!(planned.pack_bytes(&layer) > planned.bytes + 80 * planned.parts.len() as u64);
         }
-        assert_eq!(groups.iter().filter(|planned| planned.bytes >= GROUP_BYTES).count(), 1 + 3);
-        assert!(plan_groups(&layer, &[]).is_empty());
+        assert_eq!(groups.iter().filter(|planned| planned.bytes >= 128 << 20).count(), 1 + 3);
+        assert!(plan_groups(&layer, &[], 1).is_empty());
     }
 }

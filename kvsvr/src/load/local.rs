@@ -89,29 +89,42 @@ impl FreshFile {
     }
 }
 
-/// Writes the parts of a group to a local pack.
-#[allow(clippy::too_many_arguments, reason = "a pack's own fields; a struct would only repeat them")]
-pub(super) async fn write_pack(
-    loader: &Loader,
-    name: String,
-    reservation: Reservation,
-    group: Arc<Group>,
-    placed: Vec<(Part, Placed)>,
-    origin: Origin,
-    schema: Schema,
-    profile: Profile,
-) -> Result<FreshFile, LoadError> {
-    let write = move |output: &mut Output| -> io::Result<()> {
-        let mut pack = PackWriter::new(output, origin, &schema, profile).map_err(io::Error::other)?;
-        for (part, Placed { start, len, layout, .. }) in placed {
-            let mut writer = pack.start_part(part).map_err(io::Error::other)?;
-            writer.write_all(&group.bytes()[start..start + len])?;
-            writer.finish(&layout).map_err(io::Error::other)?;
-        }
-        pack.finish().map_err(io::Error::other)?;
-        Ok(())
-    };
-    FreshFile::write(loader, name, reservation, write).await
+/// A group on its way to disk.
+pub(super) struct LocalPack {
+    pub(super) name: String,
+    pub(super) reservation: Reservation,
+    pub(super) group: Arc<Group>,
+    pub(super) placed: Vec<(Part, Placed)>,
+    pub(super) origin: Origin,
+    pub(super) schema: Schema,
+    pub(super) profile: Profile,
+}
+
+/// A group whose local pack is durable.
+pub(super) struct WrittenPack {
+    pub(super) file: FreshFile,
+    pub(super) group: Arc<Group>,
+    pub(super) placed: Vec<(Part, Placed)>,
+}
+
+impl LocalPack {
+    /// Writes the pack.
+    pub(super) async fn write(self, loader: &Loader) -> Result<WrittenPack, LoadError> {
+        let Self { name, reservation, group, placed, origin, schema, profile } = self;
+        let (bytes, parts) = (Arc::clone(&group), placed.clone());
+        let write = move |output: &mut Output| -> io::Result<()> {
+            let mut pack = PackWriter::new(output, origin, &schema, profile).map_err(io::Error::other)?;
+            for (part, Placed { start, len, layout, .. }) in parts {
+                let mut writer = pack.start_part(part).map_err(io::Error::other)?;
+                writer.write_all(&bytes.bytes()[start..start + len])?;
+                writer.finish(&layout).map_err(io::Error::other)?;
+            }
+            pack.finish().map_err(io::Error::other)?;
+            Ok(())
+        };
+        let file = FreshFile::write(loader, name, reservation, write).await?;
+        Ok(WrittenPack { file, group, placed })
+    }
 }
 
 /// An opened local pack.

@@ -32,12 +32,11 @@ use fkv_meta::Meta;
 use fkv_meta::record::{FormKind, FormRef, Label, VersionRecord, VersionState};
 use fkv_store::error::StoreError;
 
-use self::fill::PartJob;
-use self::group::{Planned, plan_groups};
-use self::local::{FreshFile, LocalPacks};
+use self::fill::{Filled, PartJob};
+use self::group::{Directories, Planned, plan_groups};
+use self::local::{FreshFile, LocalPack, LocalPacks, WrittenPack};
 use crate::fetch::Fetcher;
-use crate::image::arena::Arena;
-use crate::image::{Group, Image, ImageBuilder, LocalFile, LocalImage, PartSet, Placed, Reaper};
+use crate::image::{Group, Image, ImageBuilder, LocalFile, LocalImage, PartSet, Reaper};
 use crate::ledger::{DoesNotFit, Ledger, Reservation};
 use crate::table::{LoadStart, Trouble, TroubleKind};
 
@@ -53,6 +52,10 @@ pub(crate) struct Loader {
     pub(crate) images_dir: PathBuf,
     /// Ranged reads of one load in flight.
     pub(crate) reads: usize,
+    /// Longest ranged read.
+    pub(crate) read_bytes: u64,
+    /// A group is closed when it has this many bytes.
+    pub(crate) group_bytes: u64,
 }
 
 /// What to load.
@@ -325,8 +328,8 @@ impl Work<'_> {
                 remote.push(part);
             }
         }
-        let local = plan_groups(&layer, &local);
-        let remote = plan_groups(&layer, &remote);
+        let local = plan_groups(&layer, &local, self.loader.group_bytes);
+        let remote = plan_groups(&layer, &remote, self.loader.group_bytes);
         let memory: u64 = local.iter().chain(&remote).map(Planned::memory_bytes).sum();
         let disk: u64 = remote.iter().map(|planned| planned.pack_bytes(&layer)).sum();
         let mut room = self.loader.reserve(memory, disk).await?;
@@ -336,7 +339,7 @@ impl Work<'_> {
         if bad.is_empty() {
             return Ok(());
         }
-        let again = plan_groups(&layer, &bad);
+        let again = plan_groups(&layer, &bad, self.loader.group_bytes);
         let memory = again.iter().map(Planned::memory_bytes).sum();
         let disk = again.iter().map(|planned| planned.pack_bytes(&layer)).sum();
         let room = self.loader.reserve(memory, disk).await?;
@@ -365,51 +368,76 @@ impl Work<'_> {
             }
             bad.extend(filled.bad.iter().map(|(part, _)| *part));
             let reservation = room.split(planned.memory_bytes(), 0);
-            self.add_group(filled.arena, filled.placed, reservation);
+            let group = Group::new(filled.arena, reservation, self.loader.reaper.clone());
+            self.builder.add_group(Arc::new(group), filled.placed);
         }
         Ok(bad)
     }
 
-    /// Loads groups from the store, and writes each to a local pack while the next is read.
+    /// Loads groups from the store, and writes each to a local pack while the next is read. A group counts once its
+    /// pack is durable: what is held survives a restart.
     async fn load_remote(&mut self, layer: &Layer, groups: &[Planned], mut room: Reservation) -> Result<(), LoadError> {
         if groups.is_empty() {
             return Ok(());
         }
         let directories = group::directories(self.loader, layer, groups, self.uid).await?;
-        let mut written = None;
+        let mut writing = None;
         for planned in groups {
-            let mut jobs = Vec::new();
-            for part in &planned.parts {
-                let entry = layer.part(*part);
-                let (source, found) = directories.find(*part, entry)?;
-                jobs.push(self.job(found.clone(), entry, source)?);
-            }
-            let filling = fill::fill(self.loader, jobs);
-            let filled = match written.take() {
-                None => filling.await?,
-                Some(writing) => {
-                    let (filled, file) = futures::join!(filling, writing);
-                    self.fresh.push(file?);
-                    filled?
+            let filling = self.fill_remote(layer, planned, &directories);
+            let filled = match writing.take() {
+                None => filling.await,
+                Some(write) => {
+                    let (filled, written) = futures::join!(filling, write);
+                    // Also when this group failed, the one before is good.
+                    self.keep_group(written?);
+                    filled
                 }
-            };
-            if let Some((part, error)) = filled.bad.first() {
-                let object = layer.objects.get(layer.part(*part).object as usize);
-                let path = object.map_or(String::new(), |object| object.path.clone());
-                return Err(LoadError::Object { path, error: error.clone() });
-            }
+            }?;
             let memory = room.split(planned.memory_bytes(), 0);
             let disk = room.split(0, planned.pack_bytes(layer));
-            let placed = filled.placed.clone();
-            let group = self.add_group(filled.arena, filled.placed, memory);
-            let name = format!("{}-{:04}.pack", self.prefix, self.fresh.len() + usize::from(written.is_some()));
-            let (origin, schema, profile) = (planned.origin(self.uid), self.form.schema.clone(), self.form.profile);
-            written = Some(local::write_pack(self.loader, name, disk, group, placed, origin, schema, profile));
+            let pack = LocalPack {
+                name: format!("{}-{:04}.pack", self.prefix, self.fresh.len()),
+                reservation: disk,
+                group: Arc::new(Group::new(filled.arena, memory, self.loader.reaper.clone())),
+                placed: filled.placed,
+                origin: planned.origin(self.uid),
+                schema: self.form.schema.clone(),
+                profile: self.form.profile,
+            };
+            writing = Some(pack.write(self.loader));
         }
-        if let Some(writing) = written {
-            self.fresh.push(writing.await?);
+        if let Some(write) = writing {
+            self.keep_group(write.await?);
         }
         Ok(())
+    }
+
+    async fn fill_remote(
+        &self,
+        layer: &Layer,
+        planned: &Planned,
+        directories: &Directories,
+    ) -> Result<Filled, LoadError> {
+        let mut jobs = Vec::new();
+        for part in &planned.parts {
+            let entry = layer.part(*part);
+            let (source, found) = directories.find(*part, entry)?;
+            jobs.push(self.job(found.clone(), entry, source)?);
+        }
+        let filled = fill::fill(self.loader, jobs).await?;
+        match filled.bad.first() {
+            None => Ok(filled),
+            Some((part, error)) => {
+                let object = layer.objects.get(layer.part(*part).object as usize);
+                let path = object.map_or(String::new(), |object| object.path.clone());
+                Err(LoadError::Object { path, error: error.clone() })
+            }
+        }
+    }
+
+    fn keep_group(&mut self, written: WrittenPack) {
+        self.builder.add_group(written.group, written.placed);
+        self.fresh.push(written.file);
     }
 
     fn job(&self, part: PackPart, entry: &PartEntry, source: fill::Source) -> Result<PartJob, LoadError> {
@@ -417,14 +445,6 @@ impl Work<'_> {
         let layout = part.layout().map_err(damaged)?;
         layout.matches(&self.form.schema).map_err(damaged)?;
         Ok(PartJob { origin: entry.origin(self.uid), part, layout, source })
-    }
-
-    fn add_group(&mut self, arena: Arena, placed: Vec<(Part, Placed)>, reservation: Reservation) -> Arc<Group> {
-        let group = Arc::new(Group::new(arena, reservation, self.loader.reaper.clone()));
-        if !placed.is_empty() {
-            self.builder.add_group(Arc::clone(&group), placed);
-        }
-        group
     }
 }
 

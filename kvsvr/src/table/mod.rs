@@ -49,6 +49,8 @@ pub(crate) struct Shelved {
     pub(crate) label: Label,
     pub(crate) local: LocalImage,
     pub(crate) served: bool,
+    /// Set when bringing it back into memory failed though nothing needs it: it stays where it is.
+    pub(crate) resting: bool,
 }
 
 /// A load in progress. Dropping it cancels the load.
@@ -265,7 +267,14 @@ impl Table {
                 self.images.push(InMemory { label: loading.label, image, local: loaded.local, served, reporting });
                 self.trouble = loaded.missing.map(|trouble| trouble.after(self.trouble.take(), now));
             }
-            Err(trouble) => self.trouble = Some(trouble.after(self.trouble.take(), now)),
+            Err(trouble) => {
+                let Self { record, shelf, .. } = self;
+                let is_needed = [record.aligned, record.target].into_iter().flatten().any(|l| l.content == content);
+                match shelf.iter_mut().find(|shelved| shelved.label.content == content) {
+                    Some(shelved) if !is_needed => shelved.resting = true,
+                    _ => self.trouble = Some(trouble.after(self.trouble.take(), now)),
+                }
+            }
         }
     }
 
@@ -282,7 +291,7 @@ impl Table {
                 Reporting::Withdrawn(number) => around.settled < number,
             },
         });
-        let mut shelved = self.shelf.iter().filter(|image| image.served).map(|image| image.label);
+        let mut shelved = self.shelf.iter().filter(|image| image.served && !image.resting).map(|image| image.label);
         Held { images: images.collect(), serving: self.serving, shelved: shelved.next_back() }
     }
 
@@ -307,7 +316,7 @@ impl Table {
         );
         effects.retired.push(held.image);
         if matches!(wanted, Wanted::Table { retain: RetainOld::Disk, .. }) && held.served {
-            self.shelf.push(Shelved { label: held.label, local: held.local, served: true });
+            self.shelf.push(Shelved { label: held.label, local: held.local, served: true, resting: false });
         } else {
             effects.discarded.extend(held.local.files().cloned());
         }
