@@ -8,6 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests/setup.sh
 
+# The tests talk to servers on the loopback interface, whatever proxy the machine needs for the rest.
+export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}"
+export NO_PROXY=$no_proxy
+
 if [[ $# == 0 ]]; then set -- --workspace; fi
 # Test and server binaries in one step, so that both are built from the same libraries.
 cargo build --release --locked --workspace --bins --tests
