@@ -38,6 +38,11 @@ impl Health {
         }
     }
 
+    /// Whether it is ejected at `now`; asking so changes nothing.
+    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
     /// It answered.
     pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
@@ -83,7 +88,7 @@ mod tests {
             while !health.admit(now) {
                 now += MS;
             }
-            assert!(!health.admit(now), "one probe only");
+            assert!(!health.admit(now) && health.is_ejected(now), "one probe only");
             waits.push((now - since).as_millis());
             assert!(!health.failed(now), "it was ejected already");
         }

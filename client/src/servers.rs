@@ -86,6 +86,11 @@ impl Server {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).admit(now)
     }
 
+    /// Whether it is left alone at `now` because it failed.
+    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).is_ejected(now)
+    }
+
     /// Another server was faster although it was asked much later: as bad as a failure.
     pub(crate) fn outpaced(&self, env: &Env) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);

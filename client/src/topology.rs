@@ -187,14 +187,16 @@ impl Directory {
         self.servers.get(address)?.topology(&self.env, self.rpc_timeout).await
     }
 
-    /// Where to ask: the active servers from a random one on, then the endpoints.
+    /// Where to ask: the active servers from a random one on, those that failed lately last; then the endpoints.
     fn addresses(&self, current: &Snapshot) -> Vec<String> {
-        let mut addresses: Vec<&str> =
-            current.sects.iter().flat_map(|sect| &sect.servers).map(|server| &**server.address()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let start = self.env.entropy.below(u64::try_from(addresses.len()).unwrap_or(u64::MAX));
-        addresses.rotate_left(usize::try_from(start).unwrap_or(0));
+        let mut servers: Vec<&Arc<Server>> = current.sects.iter().flat_map(|sect| &sect.servers).collect();
+        servers.sort_unstable_by_key(|server| server.address());
+        servers.dedup_by_key(|server| server.address());
+        let start = self.env.entropy.below(u64::try_from(servers.len()).unwrap_or(u64::MAX));
+        servers.rotate_left(usize::try_from(start).unwrap_or(0));
+        let now = self.env.clock.monotonic();
+        servers.sort_by_key(|server| server.is_ejected(now));
+        let mut addresses: Vec<&str> = servers.into_iter().map(|server| &**server.address()).collect();
         for endpoint in &self.endpoints {
             if !addresses.contains(&endpoint.as_str()) {
                 addresses.push(endpoint);

@@ -64,6 +64,8 @@ pub enum Mood {
     Babbles,
     /// Answers no section of more keys than this.
     Sparing(usize),
+    /// Takes no request of more keys than this.
+    Allows(usize),
 }
 
 /// What a server was asked.
@@ -326,7 +328,10 @@ impl Kv for Service {
             Mood::Babbles => {
                 return Ok(Response::new(BatchGetReply { body: Bytes::from_static(b"FKVR nonsense") }));
             }
-            Mood::Well | Mood::Refuses(_) | Mood::Sparing(_) => {}
+            Mood::Allows(most) if request.key_count() > most => {
+                return Err(Failure::new(ErrorKind::BatchTooLarge, "more keys than allowed").into());
+            }
+            Mood::Well | Mood::Refuses(_) | Mood::Sparing(_) | Mood::Allows(_) => {}
         }
         let state = self.state.lock().expect("no test panics holding it");
         let header = ReplyHeader { generation: state.topology.generation, server_ms: self.clock.unix_ms() };

@@ -10,21 +10,25 @@
 //!   all tables accepted ──▶ floors raised together ──▶ answers
 //! ```
 
-use std::collections::BTreeSet;
+mod reason;
+mod state;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use fkv_formats::id::{ContentId, TableUid};
-use fkv_rpc::packed::{KeyStatus, Reply, SectionLabel, SectionStatus, Selector};
+use fkv_formats::id::ContentId;
+use fkv_rpc::packed::{KeyStatus, Reply, ReplySection, SectionStatus, Selector};
 use fkv_rpc::status::{ErrorKind, Failure};
 
-use crate::answer::{AnswerLabel, BatchAnswer, Effort, TableAnswer};
-use crate::assemble::{Answered, assemble};
+pub(crate) use self::reason::Reason;
+use self::state::{Accepted, Job, Piece, Table};
+use crate::answer::{BatchAnswer, Effort};
+use crate::assemble::Answered;
 use crate::memory::Memories;
 use crate::plan::{Router, Rpc, Share, TableInput};
 use crate::servers::{Server, is_final};
 use crate::split::Positions;
-use crate::sync_version::{Decision, Evidence, Rules, common_content, decide};
+use crate::sync_version::{Decision, Rules, common_content, decide};
 use crate::topology::Snapshot;
 use crate::{ClientError, Consistency};
 
@@ -75,64 +79,6 @@ pub(crate) struct Call<'a> {
     jobs: Vec<Job>,
     actions: Vec<Action>,
     pub(crate) effort: Effort,
-}
-
-/// How far a table is.
-#[derive(Debug)]
-struct Table {
-    uid: TableUid,
-    evidence: Evidence,
-    /// Contents that could not be completed since the table was started last.
-    failed: BTreeSet<ContentId>,
-    pieces: Vec<Piece>,
-    open_jobs: usize,
-    rounds: usize,
-    restarts: u32,
-    /// Whether it was started with a remembered content instead of the aligned one.
-    from_verdict: bool,
-    /// Why some keys could not be had at all.
-    unanswered: Option<Reason>,
-    /// Why the last content could not be completed.
-    obstacle: Option<Reason>,
-    accepted: Option<Accepted>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Accepted {
-    content: ContentId,
-    mixed: bool,
-}
-
-/// A section that answers some keys.
-#[derive(Debug)]
-struct Piece {
-    answered: Answered,
-    /// The keys it answers; fewer than were asked if some were *not here*.
-    here: Positions,
-    server: Arc<Server>,
-    label: SectionLabel,
-}
-
-/// Keys to be had whole, of one content.
-#[derive(Debug)]
-struct Job {
-    table: usize,
-    selector: Selector,
-    /// The piece of other content it shall replace.
-    replaces: Option<Piece>,
-    pieces: Vec<Piece>,
-    /// Shares under way.
-    waiting: usize,
-    open: bool,
-}
-
-/// Why a share was not answered.
-#[derive(Clone, Debug)]
-pub(crate) enum Reason {
-    NoServer,
-    Failed(Arc<str>, Failure),
-    Refused(Arc<str>, SectionStatus),
-    NotHere(Arc<str>),
 }
 
 impl<'a> Call<'a> {
@@ -280,11 +226,23 @@ impl<'a> Call<'a> {
                     self.section(&server, &reply, section, share, now)?;
                 }
             }
+            // The server allows less at a time than the protocol does.
+            Err(failure) if failure.kind == ErrorKind::BatchTooLarge => {
+                let alone = shares.len() == 1;
+                for share in shares {
+                    self.jobs[share.job].waiting -= 1;
+                    if !self.jobs[share.job].open {
+                        continue;
+                    }
+                    if alone {
+                        self.ask_halves(&server, share)?;
+                    } else {
+                        self.ask_alone(&server, share);
+                    }
+                }
+            }
             Err(failure) if is_final(&failure) => {
-                return Err(match failure.kind {
-                    ErrorKind::BatchTooLarge => ClientError::BatchTooLarge(failure.message),
-                    _ => ClientError::BadRequest(format!("{}: {}", server.address(), failure.message)),
-                });
+                return Err(ClientError::BadRequest(format!("{}: {}", server.address(), failure.message)));
             }
             Err(failure) => {
                 for mut share in shares {
@@ -313,7 +271,7 @@ impl<'a> Call<'a> {
             return Ok(());
         }
         let address = server.address();
-        let Some(answers) = reply.section(section).filter(|answers| fits(answers.status(), &share, answers)) else {
+        let Some(answers) = reply.section(section).filter(|answers| fits(&share, answers)) else {
             share.tried.push(Arc::clone(address));
             let failure = Failure::new(ErrorKind::Internal, "the reply answers something else than was asked");
             return self.again(share, Reason::Failed(Arc::clone(address), failure), now);
@@ -353,26 +311,30 @@ impl<'a> Call<'a> {
                 share.tried.push(Arc::clone(address));
                 self.again(share, Reason::Refused(Arc::clone(address), status), now)
             }
-            SectionStatus::ReplyTooLarge => {
-                let Some(halves) = share.positions.halves() else {
-                    return Err(ClientError::BatchTooLarge(format!(
-                        "table `{}` has a value that no reply can carry",
-                        self.router.inputs[share.table].name
-                    )));
-                };
-                self.effort.retries += 1;
-                for positions in halves {
-                    // Each a request of its own, or they would be too large together again.
-                    self.jobs[job].waiting += 1;
-                    let shares = vec![Share { positions, ..share.clone() }];
-                    self.actions.push(Action::Send(Rpc { server: Arc::clone(server), shares }));
-                }
-                Ok(())
-            }
+            SectionStatus::ReplyTooLarge => self.ask_halves(server, share),
             SectionStatus::WrongKeyType | SectionStatus::WrongValueForm => {
                 Err(self.error(share.table, &Reason::Refused(Arc::clone(address), status)))
             }
         }
+    }
+
+    /// Asks the same server for a share in two requests.
+    fn ask_halves(&mut self, server: &Arc<Server>, share: Share) -> Result<(), ClientError> {
+        let Some(halves) = share.positions.halves() else {
+            let table = self.router.inputs[share.table].name;
+            return Err(ClientError::BatchTooLarge(format!("a single key of table `{table}` is too large to be read")));
+        };
+        for positions in halves {
+            self.ask_alone(server, Share { positions, ..share.clone() });
+        }
+        Ok(())
+    }
+
+    /// Asks the same server for a share in a request of its own, so that it is not too large together with others.
+    fn ask_alone(&mut self, server: &Arc<Server>, share: Share) {
+        self.effort.retries += 1;
+        self.jobs[share.job].waiting += 1;
+        self.actions.push(Action::Send(Rpc { server: Arc::clone(server), shares: vec![share] }));
     }
 
     /// Fetches the topology before the share is placed again, but once only.
@@ -576,6 +538,10 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    fn error(&self, table: usize, reason: &Reason) -> ClientError {
+        reason.error(self.router.inputs[table].name, &self.router.snapshot)
+    }
+
     /// Closes all jobs of a table; what is under way for them will be ignored.
     fn abandon(&mut self, table: usize) {
         for job in self.jobs.iter_mut().filter(|job| job.table == table) {
@@ -584,119 +550,16 @@ impl<'a> Call<'a> {
             job.replaces = None;
         }
     }
-
-    /// What `reason` means to the caller.
-    fn error(&self, table: usize, reason: &Reason) -> ClientError {
-        let table = self.router.inputs[table].name;
-        let owned = || table.to_owned();
-        match reason {
-            Reason::Refused(_, SectionStatus::UnknownTable | SectionStatus::NotLoaded) => {
-                ClientError::NotLoaded { table: owned(), reason: reason.to_string() }
-            }
-            Reason::Refused(_, SectionStatus::ContentNotHeld) => {
-                ClientError::NoCommonVersion { table: owned(), reason: reason.to_string() }
-            }
-            Reason::Refused(_, SectionStatus::WrongKeyType) => match self.router.snapshot.table(table) {
-                Ok(view) => ClientError::WrongKeyType { table: owned(), declared: view.key },
-                Err(error) => error,
-            },
-            Reason::Refused(_, SectionStatus::WrongValueForm) => {
-                ClientError::BadRequest(format!("values of table `{table}` cannot be had in the form asked for"))
-            }
-            Reason::Refused(address, SectionStatus::ReadTsAhead) => ClientError::BadRequest(format!(
-                "read_ts is more than five minutes ahead of the clock of {address}: check it, or the clocks"
-            )),
-            Reason::NoServer | Reason::Failed(..) | Reason::NotHere(_) | Reason::Refused(..) => {
-                ClientError::Unavailable(format!("table `{table}`: {reason}"))
-            }
-        }
-    }
 }
 
-impl Table {
-    fn new(uid: TableUid) -> Self {
-        Self {
-            uid,
-            evidence: Evidence::default(),
-            failed: BTreeSet::new(),
-            pieces: Vec::new(),
-            open_jobs: 0,
-            rounds: 0,
-            restarts: 0,
-            from_verdict: false,
-            unanswered: None,
-            obstacle: None,
-            accepted: None,
-        }
-    }
-
-    /// Forgets what was tried, but not what labels have shown.
-    fn begin_again(&mut self) {
-        self.failed.clear();
-        self.pieces.clear();
-        self.rounds = 0;
-        self.unanswered = None;
-    }
-
-    fn labels(&self) -> Vec<SectionLabel> {
-        self.pieces.iter().map(|piece| piece.label).collect()
-    }
-
-    fn answer(self, input: &TableInput<'_>) -> Result<TableAnswer, ClientError> {
-        let no_common =
-            |reason: &str| ClientError::NoCommonVersion { table: input.name.to_owned(), reason: reason.to_owned() };
-        let accepted = self.accepted.ok_or_else(|| no_common("nothing was accepted"))?;
-        let shown = self.evidence.shown(accepted.content).ok_or_else(|| no_common("the content has no label"))?;
-        let aligned = self.pieces.iter().filter_map(|piece| piece.label.aligned).max_by_key(|shown| shown.epoch);
-        let as_of_s = self
-            .pieces
-            .iter()
-            .find(|piece| piece.label.served.is_some_and(|served| served.content == accepted.content))
-            .map_or(0, |piece| piece.label.as_of_s);
-        let answered: Vec<Answered> = self.pieces.into_iter().map(|piece| piece.answered).collect();
-        let (statuses, values) = assemble(input.keys.len(), &answered)
-            .map_err(|_| no_common("the servers show contents of different value types"))?;
-        let label = AnswerLabel {
-            table: self.uid,
-            version: shown.version,
-            content: accepted.content,
-            epoch: shown.epoch,
-            aligned,
-            as_of_s,
-        };
-        Ok(TableAnswer { label, mixed: accepted.mixed, statuses, values })
-    }
-}
-
-/// Whether a section is an answer to the share: of its table and its keys.
-fn fits(status: SectionStatus, share: &Share, answers: &fkv_rpc::packed::ReplySection<'_>) -> bool {
-    let asked = match (share.selector, answers.label().served) {
+/// Whether a section is an answer to the share: of its table, its keys and the content asked for. A version asked for
+/// may be answered under a later one of the same content.
+fn fits(share: &Share, answers: &ReplySection<'_>) -> bool {
+    let label = answers.label();
+    let of_content = match (share.selector, label.served) {
         (Selector::Content(content), Some(served)) => served.content == content,
-        (Selector::Version(version), Some(served)) => served.version == version,
         _ => true,
     };
-    answers.label().table == share.uid
-        && asked
-        && (status != SectionStatus::Ok || answers.key_count() == share.positions.len())
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NoServer => f.write_str("no active sect has a server for some of the keys"),
-            Self::Failed(address, failure) => write!(f, "{address}: {failure}"),
-            Self::Refused(address, status) => {
-                let what = match status {
-                    SectionStatus::UnknownTable => "does not know the table",
-                    SectionStatus::NotLoaded => "has not loaded the table",
-                    SectionStatus::WrongTopology => "owns none of the keys",
-                    SectionStatus::ContentNotHeld => "does not hold the content that others show",
-                    SectionStatus::DataFault => "found its stored data damaged",
-                    _ => "refused",
-                };
-                write!(f, "{address} {what}")
-            }
-            Self::NotHere(address) => write!(f, "{address} does not own some of the keys"),
-        }
-    }
+    let of_keys = answers.status() != SectionStatus::Ok || answers.key_count() == share.positions.len();
+    label.table == share.uid && of_content && of_keys
 }
