@@ -1,0 +1,45 @@
+//! The output of a job: what it counted and which packs it wrote. A JSON object in the store, pinned in the job's
+//! record; what it names counts only because the job was committed.
+
+use fkv_meta::record::{BuildStats, ObjectRef};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Formatted;
+
+/// A pack that a job wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackRef {
+    /// Path below the store's root.
+    pub path: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// How many of its last bytes hold directory and footer.
+    pub tail_len: u64,
+}
+
+/// What a job made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOutput {
+    format: u32,
+    /// What it counted.
+    pub stats: BuildStats,
+    /// The packs, in the order of their parts.
+    pub packs: Vec<PackRef>,
+    /// Samples of the rows it could not use.
+    #[serde(default)]
+    pub bad_rows: Option<ObjectRef>,
+}
+
+impl JobOutput {
+    /// The output of a job without bad rows.
+    #[must_use]
+    pub const fn new(stats: BuildStats, packs: Vec<PackRef>) -> Self {
+        Self { format: 0, stats, packs, bad_rows: None }
+    }
+}
+
+impl Formatted for JobOutput {
+    fn format(&self) -> u32 {
+        self.format
+    }
+}

@@ -1,0 +1,24 @@
+//! From input files to rows.
+//!
+//! ```text
+//!   source   which URLs a task may name, and the store behind each
+//!   file     one file of the frozen input list
+//!   footer   the tail of a Parquet file ─▶ its row groups and columns
+//!   bind     the columns a load names ─▶ what to decode and how (or which column is wrong)
+//!   chunks   the column chunks of one row group in memory, as the Parquet decoder reads them
+//!   decode   one row group ─▶ record batches ─▶ rows (keys, stored values, expiry, order)
+//!   floats   numeric columns ─▶ f32
+//!   read     all row groups, several at once ─▶ runs
+//!   bad      rows that cannot be used: counted, sampled
+//! ```
+
+pub mod bad;
+pub mod bind;
+pub(crate) mod chunks;
+pub(crate) mod decode;
+pub mod error;
+pub mod file;
+pub(crate) mod floats;
+pub mod footer;
+pub(crate) mod read;
+pub mod source;

@@ -1,0 +1,11 @@
+//! A DataSvr over embedded metadata and a file store: from submitted files to versions that decode to exactly the
+//! rows.
+
+mod bad_input;
+mod control;
+mod encodings;
+mod full_load;
+mod gates;
+mod parquet_files;
+mod workers;
+mod world;
