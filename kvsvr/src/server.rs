@@ -204,6 +204,8 @@ fn router(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(fkv_rpc::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(kv_server::SERVICE_NAME)
+            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
     };
     let reflection = descriptors().build_v1().map_err(refused)?;
     let reflection_alpha = descriptors().build_v1alpha().map_err(refused)?;

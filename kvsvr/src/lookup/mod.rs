@@ -29,8 +29,8 @@ use crate::image::{Entry, Image, PartSet, Picture};
 
 /// How far ahead of this server's clock `read_ts` may be.
 const READ_TS_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
-/// Room set aside per value of varying length before the first is known.
-const VALUE_BYTES_EXPECTED: usize = 64;
+/// Most room set aside per value of varying length before the first is known.
+const VALUE_BYTES_EXPECTED_MAX: u64 = 4096;
 
 /// What an answer depends on beside the images.
 #[derive(Clone, Copy, Debug)]
@@ -68,11 +68,19 @@ fn expected_bytes(section: &Section<'_>, picture: &Picture) -> usize {
     let keys = section.keys.len();
     match Conversion::new(&entry.served.schema, section.header.form) {
         Ok(Conversion { reply_type, .. }) => {
-            let varying = if reply_type.fixed_width().is_none() { keys * VALUE_BYTES_EXPECTED } else { 0 };
+            let varying = if reply_type.fixed_width().is_none() { keys * value_bytes_expected(entry) } else { 0 };
             reply_section_bytes(reply_type, keys) + varying
         }
         Err(_) => reply_section_bytes_refused(),
     }
+}
+
+/// The mean size of a record, so that a reply of varying values seldom has to grow.
+fn value_bytes_expected(entry: &Entry) -> usize {
+    let pair = entry.served.pair();
+    let Some(serving) = &pair.serving else { return 0 };
+    let mean = serving.image.memory_bytes().div_ceil(serving.image.records().max(1));
+    usize::try_from(mean.min(VALUE_BYTES_EXPECTED_MAX)).unwrap_or(0)
 }
 
 /// A refused section is one without keys.

@@ -148,7 +148,7 @@ impl kv_server::Kv for KvService {
         let body = request.into_inner().body;
         let body_bytes = body.len();
         let request = packed::Request::parse(body)
-            .map_err(|error| Status::from(Failure::new(ErrorKind::BadRequest, error.to_string())))?;
+            .map_err(|error| Status::from(Failure::new(kind_of(&error), error.to_string())))?;
         self.check(&request, body_bytes).map_err(Status::from)?;
         let picture = Arc::clone(&self.registry.picture());
         let answering = Answering { now_ms: self.env.clock.unix_ms(), reply_bytes_max: self.limits.reply_bytes_max };
@@ -170,5 +170,13 @@ impl kv_server::Kv for KvService {
 
     async fn status(&self, _: Request<kv::StatusRequest>) -> Result<Response<kv::StatusReply>, Status> {
         Ok(Response::new(self.status_of(&self.registry.picture())))
+    }
+}
+
+/// A body that is only too large can be sent in pieces; any other that cannot be read is a fault of its sender.
+const fn kind_of(error: &packed::PackedError) -> ErrorKind {
+    match error {
+        packed::PackedError::TooLong { .. } | packed::PackedError::Keys(_) => ErrorKind::BatchTooLarge,
+        _ => ErrorKind::BadRequest,
     }
 }

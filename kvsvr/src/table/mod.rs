@@ -188,9 +188,13 @@ impl Table {
     pub(crate) fn step(&mut self, around: Surroundings<'_>) -> Effects {
         let mut effects = Effects::default();
         self.relabel(around.wanted);
-        let plan = plan(around.wanted, &self.held(around));
-        for content in &plan.drop {
-            self.drop_image(*content, around.wanted, &mut effects);
+        let mut plan = plan(around.wanted, &self.held(around));
+        // What was dropped makes room for what comes next, and no event would say so.
+        while !plan.drop.is_empty() {
+            for content in &plan.drop {
+                self.drop_image(*content, around.wanted, &mut effects);
+            }
+            plan = self::plan::plan(around.wanted, &self.held(around));
         }
         self.trim_shelf(around.wanted, plan.load, &mut effects);
         self.publish(plan.serve, around, &mut effects);
@@ -418,4 +422,155 @@ fn canary(record: &TableRecord, sects: &BTreeSet<String>) -> Option<ContentId> {
 pub(crate) struct OwnedSlot {
     pub(crate) slot: Slot,
     pub(crate) parts: PartSet,
+}
+
+#[cfg(test)]
+mod tests {
+    use fkv_formats::id::{Digest, Epoch, PART_COUNT, Part, TaskId, Version};
+    use fkv_formats::schema::{KeyType, Schema, Storage, TableKind, ValueType};
+    use fkv_meta::record::{FormKind, FormRef, ObjectRef, TablePhase};
+
+    use super::*;
+    use crate::image::ImageBuilder;
+    use crate::ledger::Ledger;
+
+    fn label(number: u8) -> Label {
+        let content = ContentId([number; 32]);
+        Label { version: Version(number.into()), content, epoch: Epoch(number.into()) }
+    }
+
+    fn record() -> TableRecord {
+        TableRecord {
+            name: "t".into(),
+            schema: Schema {
+                kind: TableKind::Mem,
+                key: KeyType::U64,
+                value: ValueType::I64,
+                storage: Storage::Native,
+                f16_overflow: Default::default(),
+                ttl: false,
+            },
+            retain_versions: 1,
+            retain_old: RetainOld::Ram,
+            created_ms: 0,
+            head: Version(0),
+            epoch: Epoch(0),
+            phase: TablePhase::Normal,
+            target: None,
+            aligned: None,
+            previous: None,
+            next_task: TaskId(1),
+            queue: Vec::new(),
+            running: None,
+            blocked_by: None,
+            last_full: TaskId(0),
+            full_required: false,
+            exclusions: Default::default(),
+            canary: None,
+            quarantine: Vec::new(),
+        }
+    }
+
+    fn loaded(number: u8) -> Loaded {
+        let mut builder = ImageBuilder::new(label(number).content, Version(number.into()), 0);
+        (0..PART_COUNT).for_each(|part| builder.add_empty(Part(part)));
+        let file = |name: &str| {
+            let reservation = Ledger::new(0, 1).reserve(0, 1).expect("fits");
+            Arc::new(LocalFile::new(format!("{number}.{name}"), 1, reservation))
+        };
+        let object = ObjectRef { path: "form".into(), len: 1, sha256: Digest([0; 32]) };
+        let form = FormRef { kind: FormKind::Full, object };
+        let local = LocalImage { form, form_file: file("form"), packs: vec![file("pack")] };
+        let fresh_files = local.files().cloned().collect();
+        Loaded { image: builder.finish(), local, missing: None, unusable_files: Vec::new(), fresh_files }
+    }
+
+    /// A table and what surrounds it.
+    struct World {
+        table: Table,
+        parts: PartSet,
+        number: u64,
+        settled: u64,
+        next_load: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let parts = (0..PART_COUNT).map(Part).collect();
+            let table = Table::new(record(), None, Vec::new());
+            Self { table, parts, number: 0, settled: 0, next_load: 1 }
+        }
+
+        fn step(&mut self, target: u8, aligned: Option<u8>) -> Effects {
+            let wanted =
+                Wanted::Table { target: Some(label(target)), aligned: aligned.map(label), retain: RetainOld::Ram };
+            let around = Surroundings {
+                wanted,
+                parts: &self.parts,
+                sects: &BTreeSet::new(),
+                settled: self.settled,
+                now: Duration::ZERO,
+            };
+            let effects = self.table.step(around);
+            self.number += 1;
+            let named = self.table.report_for(&self.parts).into_iter().map(|held| held.content).collect();
+            self.table.note_reported(self.number, &named);
+            effects
+        }
+
+        async fn load(&mut self, number: u8) -> Effects {
+            let task = {
+                #[allow(clippy::disallowed_methods, reason = "a task that stands for a load")]
+                TaskHandle::new(tokio::spawn(std::future::pending()))
+            };
+            let id = self.next_load;
+            self.next_load += 1;
+            self.table.load_began(id, label(number), task);
+            let mut effects = Effects::default();
+            self.table.load_ended(id, Ok(loaded(number)), Duration::ZERO, &mut effects);
+            effects
+        }
+    }
+
+    fn names(files: &[Arc<LocalFile>]) -> Vec<&str> {
+        files.iter().map(|file| file.name.as_str()).collect()
+    }
+
+    /// Once, a server stopped for good: the last event it got was that the withdrawal of its oldest image was
+    /// acknowledged. It dropped the image, and nothing made it look again whether the next version had room now.
+    #[tokio::test]
+    async fn the_step_that_drops_an_image_begins_the_load_that_waited_for_its_place() {
+        let mut world = World::new();
+        assert_eq!(world.step(1, None).load.expect("wanted").label, label(1));
+        world.load(1).await;
+        assert_eq!(world.step(1, Some(1)).flipped_to, Some(label(1)));
+        world.load(2).await;
+        assert_eq!(world.step(2, Some(2)).flipped_to, Some(label(2)));
+
+        let full = world.step(3, Some(2));
+        assert!(full.load.is_none() && full.retired.is_empty(), "the oldest is still reported");
+        world.settled = world.number - 1;
+        assert!(world.step(3, Some(2)).retired.is_empty(), "an older report is not enough");
+        world.settled = world.number;
+        let dropped = world.step(3, Some(2));
+        assert_eq!(dropped.retired.len(), 1);
+        assert_eq!(names(&dropped.discarded), ["1.form", "1.pack"]);
+        assert_eq!(dropped.load.expect("it has a place now").label, label(3));
+    }
+
+    #[tokio::test]
+    async fn a_load_that_nobody_wants_any_more_leaves_no_files() {
+        let mut world = World::new();
+        world.step(1, None);
+        let task = {
+            #[allow(clippy::disallowed_methods, reason = "a task that stands for a load")]
+            TaskHandle::new(tokio::spawn(std::future::pending()))
+        };
+        world.table.load_began(7, label(1), task);
+        assert_eq!(world.step(2, None).load.expect("wanted").label, label(2), "the other load is cancelled");
+        let mut effects = Effects::default();
+        world.table.load_ended(7, Ok(loaded(1)), Duration::ZERO, &mut effects);
+        assert_eq!(names(&effects.discarded), ["1.form", "1.pack"]);
+        assert!(world.table.report_for(&world.parts).is_empty());
+    }
 }
