@@ -118,7 +118,7 @@ pub(crate) struct UpArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Users in the narrow table (one feature each); the wide table (16 features) has an eighth of them.
-    #[arg(long, value_name = "N", default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
     pub(crate) rows: u64,
     /// Use this new or empty directory and keep it, instead of a temporary one.
     #[arg(long, value_name = "DIR")]

@@ -18,6 +18,24 @@ pub(crate) enum OwnedKey {
     Bytes(Vec<u8>),
 }
 
+impl OwnedKey {
+    /// The number of a `u64` key.
+    pub(crate) fn number(&self) -> Option<u64> {
+        match self {
+            Self::U64(number) => Some(*number),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// The bytes of a `bytes` key.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::U64(_) => None,
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
 /// Reads a key of a table whose keys are of type `key_type`.
 pub(crate) fn parse_key(text: &str, key_type: KeyType) -> Outcome<OwnedKey> {
     match key_type {

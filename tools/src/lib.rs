@@ -14,6 +14,7 @@ mod cli;
 mod cmd;
 mod context;
 mod control;
+mod demo;
 mod failure;
 mod key_text;
 mod local;

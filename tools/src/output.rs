@@ -85,14 +85,14 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// A rate for people: 1.23 M/s, 456 k/s, 789/s.
+/// A rate for people: 1.23 M keys/s, 456 k keys/s, 789 keys/s.
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub(crate) fn rate(amount: u64, seconds: f64) -> String {
+pub(crate) fn rate(amount: u64, seconds: f64, what: &str) -> String {
     let per_second = amount as f64 / seconds.max(1e-9);
     match per_second {
-        r if r >= 1e6 => format!("{:.2} M/s", r / 1e6),
-        r if r >= 1e4 => format!("{:.0} k/s", r / 1e3),
-        r => format!("{r:.0}/s"),
+        r if r >= 1e6 => format!("{:.2} M {what}/s", r / 1e6),
+        r if r >= 1e4 => format!("{:.0} k {what}/s", r / 1e3),
+        r => format!("{r:.0} {what}/s"),
     }
 }
 
@@ -170,8 +170,8 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 1023, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
-        assert_eq!(rate(3_000_000, 2.0), "1.50 M/s");
-        assert_eq!(rate(100, 2.0), "50/s");
+        assert_eq!(rate(3_000_000, 2.0, "rows"), "1.50 M rows/s");
+        assert_eq!(rate(100, 2.0, "keys"), "50 keys/s");
     }
 
     #[test]

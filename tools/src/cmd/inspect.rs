@@ -127,7 +127,10 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
                     let damaged = pack.parts.iter().filter(|part| part.damage.is_some()).count();
                     Err(Failure::coded(
                         "data_loss",
-                        format!("{name}: {damaged} parts are damaged; part {part}: {damage}"),
+                        format!(
+                            "{name}: {damaged} parts of {} are damaged, the first is part {part}: {damage}",
+                            pack.parts.len()
+                        ),
                     ))
                 }
             }

@@ -2,12 +2,12 @@
 
 pub(crate) mod cluster;
 mod inspect;
-mod read;
+pub(crate) mod read;
 mod release;
 mod rollback;
 mod submit;
 mod table;
-mod task;
+pub(crate) mod task;
 mod up;
 mod version;
 
@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, OutputFormat, Verb};
 use crate::context::Context;
+use crate::demo;
 use crate::failure::{Context as _, Failure, Outcome};
 
 /// Runs the verb of a command line and reports its failure.
@@ -61,7 +62,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Outcome {
         Verb::Cluster(verb) => cluster::run(context, verb).await,
         Verb::Inspect(args) => inspect::run(context, args).await,
         Verb::Up(args) => up::run(context, args).await,
-        Verb::Demo(_) => Err(Failure::failed("not wired")),
+        Verb::Demo(args) => demo::run(context, args).await,
     }
 }
 

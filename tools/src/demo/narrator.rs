@@ -29,7 +29,8 @@ impl<'a> Narrator<'a> {
     pub(super) fn step(&mut self, name: &str, text: &str, figures: Value) -> Outcome {
         self.steps += 1;
         let number = self.steps;
-        self.context.print(&Step { step: name, text, figures: &figures }, |out| writeln!(out, "{number:>2} {name:<9} {text}"))
+        self.context
+            .print(&Step { step: name, text, figures: &figures }, |out| writeln!(out, "{number:>2} {name:<9} {text}"))
     }
 
     /// Says what all steps came to.

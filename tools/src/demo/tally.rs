@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fkv_formats::id::ContentId;
+
 use super::data::{Generation, Shape};
 
 /// The label of an answer, as far as the demo judges it.
@@ -10,6 +12,8 @@ use super::data::{Generation, Shape};
 pub(super) struct Seen {
     /// The version the answer says it is of.
     pub(super) version: u64,
+    /// Its content.
+    pub(super) content: ContentId,
     /// Its epoch.
     pub(super) epoch: u64,
 }
@@ -40,6 +44,7 @@ pub(super) struct Tally {
 }
 
 /// How a batch's answers must be judged: what is right, by key and generation.
+#[derive(Debug)]
 pub(super) struct Judge {
     /// The generation of each version, as far as versions are known.
     generations: BTreeMap<u64, Generation>,
@@ -57,7 +62,7 @@ impl Judge {
         tally: &mut Tally,
         shape: Shape,
         seen: Seen,
-        answers: impl Iterator<Item = (u64, Option<&'v [u8]>)>,
+        answers: impl Iterator<Item = (u64, Option<&'v [f32]>)>,
     ) {
         let Some(&labelled) = self.generations.get(&seen.version) else {
             tally.wrong += 1;
@@ -81,7 +86,7 @@ impl Judge {
                 let what = match (value, other) {
                     (_, Some(other)) => format!("the answer of generation {}", other.0),
                     (None, _) => "absent".to_owned(),
-                    (Some(value), _) => format!("the bytes {}", hex::encode(value)),
+                    (Some(value), _) => format!("{value:?}"),
                 };
                 format!("table {}, version {}, key {key}: {what}", shape.table, seen.version)
             });
@@ -90,15 +95,15 @@ impl Judge {
     }
 }
 
-fn is_right(shape: Shape, generation: Generation, index: u64, value: Option<&[u8]>) -> bool {
+fn is_right(shape: Shape, generation: Generation, index: u64, value: Option<&[f32]>) -> bool {
     let Some(value) = value else { return !shape.holds(generation, index) };
-    if !shape.holds(generation, index) || value.len() != usize::from(shape.dimension) * 4 {
+    if !shape.holds(generation, index) || value.len() != usize::from(shape.dimension) {
         return false;
     }
     let key = Shape::key(index);
-    (0u16..).zip(value.as_chunks::<4>().0).all(|(dimension, &bytes)| {
-        Shape::generation_of(key, dimension, f32::from_le_bytes(bytes)) == Some(generation)
-    })
+    (0u16..)
+        .zip(value)
+        .all(|(dimension, feature)| feature.to_bits() == Shape::feature(key, dimension, generation).to_bits())
 }
 
 impl Tally {
@@ -149,16 +154,15 @@ mod tests {
 
     const SHAPE: Shape = Shape { table: "t", rows: 1000, dimension: 2 };
 
-    fn value(index: u64, generation: u32) -> Vec<u8> {
-        (0..SHAPE.dimension)
-            .flat_map(|dimension| Shape::feature(Shape::key(index), dimension, Generation(generation)).to_le_bytes())
-            .collect()
+    fn value(index: u64, generation: u32) -> Vec<f32> {
+        let key = Shape::key(index);
+        (0..SHAPE.dimension).map(|dimension| Shape::feature(key, dimension, Generation(generation))).collect()
     }
 
-    fn judged(version: u64, answers: &[(u64, Option<Vec<u8>>)]) -> Tally {
+    fn judged(version: u64, answers: &[(u64, Option<Vec<f32>>)]) -> Tally {
         let mut tally = Tally::default();
         let answers = answers.iter().map(|(index, value)| (*index, value.as_deref()));
-        Judge::new().batch(&mut tally, SHAPE, Seen { version, epoch: version }, answers);
+        Judge::new().batch(&mut tally, SHAPE, Seen { version, content: ContentId([0; 32]), epoch: version }, answers);
         tally
     }
 
@@ -184,8 +188,8 @@ mod tests {
     #[test]
     fn answers_of_no_generation_are_wrong() {
         let mut torn = value(500, 1);
-        torn[4..].copy_from_slice(&value(500, 2)[4..]);
-        for (index, answer) in [(500, Some(torn)), (500, Some(value(501, 1))), (500, None), (500, Some(vec![0; 4]))] {
+        torn[1] = value(500, 2)[1];
+        for (index, answer) in [(500, Some(torn)), (500, Some(value(501, 1))), (500, None), (500, Some(vec![0.0]))] {
             let tally = judged(1, &[(index, answer)]);
             assert_eq!((tally.mixed, tally.wrong), (0, 1), "{tally:?}");
             assert!(tally.first_fault.is_some() && !tally.is_clean());
@@ -198,6 +202,9 @@ mod tests {
         let mut tally = Tally::default();
         assert_eq!(tally.percentile_ms(500), 0.0);
         (1..=100).for_each(|ms| tally.took(Duration::from_millis(ms)));
-        assert_eq!((tally.percentile_ms(500), tally.percentile_ms(990), tally.percentile_ms(1000)), (50.0, 99.0, 100.0));
+        assert_eq!(
+            (tally.percentile_ms(500), tally.percentile_ms(990), tally.percentile_ms(1000)),
+            (50.0, 99.0, 100.0)
+        );
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct VersionView {
     is_head: bool,
     is_target: bool,
     is_aligned: bool,
-    quarantined: bool,
+    pub(crate) quarantined: bool,
 }
 
 impl From<control::Version> for VersionView {

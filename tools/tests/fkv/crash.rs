@@ -1,10 +1,8 @@
 //! `kill -9` of a whole cluster in the middle of a load, and the start after it.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{Place, Up, text, wait_for, write_scores};
+use crate::harness::{Place, Up, fkv, text, wait_for, write_scores};
 use serde_json::json;
 
 const SMALL_ROWS: u64 = 10_000;
@@ -77,7 +75,7 @@ fn waiting_for_a_task_outlasts_a_restart_of_the_cluster() {
     let endpoint = up.endpoint.clone();
     let port = endpoint.rsplit_once(':').expect("host:port").1.to_owned();
     let ended = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| harness::fkv(&["task", "wait", "scores", &task, "--endpoint", &endpoint]));
+        let waiting = scope.spawn(|| fkv(&["task", "wait", "scores", &task, "--endpoint", &endpoint]));
         wait_for("the load to run", || {
             (up.json(&["task", "show", "scores", &task])["progress"]["rows_done"].as_u64() > Some(0)).then_some(())
         });

@@ -1,6 +1,5 @@
 //! Runs the real binary: one-shot verbs, and `fkv up` as a child process.
 
-#![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::disallowed_methods, reason = "the tests watch other processes, in real time")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -14,14 +13,21 @@ use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 /// How long any single thing may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a verb ended.
-#[derive(Debug)]
-pub struct Run {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl std::fmt::Debug for Run {
+    /// The beginning of what was printed: enough to see what went wrong.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let beginning = |text: &str| text.chars().take(2000).collect::<String>();
+        write!(f, "exit code {}, stdout {:?}, stderr {:?}", self.code, beginning(&self.stdout), beginning(&self.stderr))
+    }
 }
 
 impl Run {
@@ -34,20 +40,20 @@ impl Run {
     }
 
     /// Standard output, which must be one JSON document.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
     /// Asserts the exit code.
     #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
+    pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:?}");
         self
     }
 
     /// Asserts failure with a message that contains all of `words`.
     #[track_caller]
-    pub fn refuses(self, code: i32, words: &[&str]) -> Self {
+    pub(crate) fn refuses(self, code: i32, words: &[&str]) -> Self {
         let run = self.exits(code);
         for word in words {
             assert!(run.stderr.contains(word), "`{word}` is not in: {run:?}");
@@ -57,7 +63,7 @@ impl Run {
 }
 
 /// The binary, without a cluster.
-pub fn fkv(arguments: &[&str]) -> Run {
+pub(crate) fn fkv(arguments: &[&str]) -> Run {
     let output = command(arguments).output().expect("the binary runs");
     Run::of(output)
 }
@@ -70,23 +76,23 @@ fn command(arguments: &[&str]) -> Command {
 
 /// A running `fkv up`. Dropping it kills it.
 #[derive(Debug)]
-pub struct Up {
+pub(crate) struct Up {
     child: Child,
     /// The ready line.
-    pub ready: Value,
-    pub endpoint: String,
+    pub(crate) ready: Value,
+    pub(crate) endpoint: String,
     /// From the start of the process to the ready line.
-    pub ready_after: Duration,
+    pub(crate) ready_after: Duration,
 }
 
 impl Up {
     /// Starts a cluster in `dir` on ports the system chooses.
-    pub fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[])
     }
 
     /// As [`Up::start`], with more flags.
-    pub fn start_with(dir: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start_with(dir: &Path, flags: &[&str]) -> Self {
         let begun = Instant::now();
         let mut child = command(&["up", "--output", "json", "--dir"])
             .arg(dir)
@@ -110,20 +116,20 @@ impl Up {
     }
 
     /// Runs a verb against this cluster.
-    pub fn fkv(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn fkv(&self, arguments: &[&str]) -> Run {
         Run::of(command(arguments).env("FKV_ENDPOINT", &self.endpoint).output().expect("the binary runs"))
     }
 
     /// Runs a verb that must succeed and print JSON.
     #[track_caller]
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let mut all = arguments.to_vec();
         all.extend(["--output", "json"]);
         self.fkv(&all).exits(0).json()
     }
 
     /// Runs a verb with `input` on its standard input.
-    pub fn fkv_with_input(&self, arguments: &[&str], input: &str) -> Run {
+    pub(crate) fn fkv_with_input(&self, arguments: &[&str], input: &str) -> Run {
         use std::io::Write;
         let mut child = command(arguments)
             .env("FKV_ENDPOINT", &self.endpoint)
@@ -137,13 +143,13 @@ impl Up {
     }
 
     /// Kills it as the kernel would: no goodbye.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("killable");
         self.child.wait().expect("it ends");
     }
 
     /// Asks it to end in good order and gives its exit code.
-    pub fn terminate(mut self) -> i32 {
+    pub(crate) fn terminate(mut self) -> i32 {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
         assert!(sent.success());
@@ -162,7 +168,7 @@ impl Drop for Up {
 
 /// Looks again and again until `look` sees something.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(seen) = look() {
@@ -174,7 +180,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Writes a Parquet file with columns `user_id` (u64) and `score` (f32).
-pub fn write_scores(path: &Path, rows: impl Iterator<Item = (u64, f32)>) {
+pub(crate) fn write_scores(path: &Path, rows: impl Iterator<Item = (u64, f32)>) {
     let (keys, values): (Vec<u64>, Vec<f32>) = rows.unzip();
     write_columns(
         path,
@@ -183,11 +189,10 @@ pub fn write_scores(path: &Path, rows: impl Iterator<Item = (u64, f32)>) {
 }
 
 /// Writes a Parquet file with columns `name` and `value`, both bytes.
-pub fn write_bytes(path: &Path, rows: &[(&[u8], &[u8])]) {
-    let column = |pick: fn(&(&[u8], &[u8])) -> Vec<u8>| -> ArrayRef {
-        Arc::new(BinaryArray::from_iter_values(rows.iter().map(pick)))
-    };
-    write_columns(path, [("name", column(|row| row.0.to_vec())), ("value", column(|row| row.1.to_vec()))]);
+pub(crate) fn write_bytes(path: &Path, rows: &[(&[u8], &[u8])]) {
+    let names = BinaryArray::from_iter_values(rows.iter().map(|row| row.0));
+    let values = BinaryArray::from_iter_values(rows.iter().map(|row| row.1));
+    write_columns(path, [("name", Arc::new(names) as ArrayRef), ("value", Arc::new(values))]);
 }
 
 fn write_columns<const N: usize>(path: &Path, columns: [(&str, ArrayRef); N]) {
@@ -199,25 +204,25 @@ fn write_columns<const N: usize>(path: &Path, columns: [(&str, ArrayRef); N]) {
 }
 
 /// A path as an argument.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("test paths are text")
 }
 
 /// A temporary directory with a place for input files and one for the cluster.
-pub struct Place {
+pub(crate) struct Place {
     root: tempfile::TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: tempfile::tempdir().expect("a temporary directory") }
     }
 
-    pub fn cluster(&self) -> PathBuf {
+    pub(crate) fn cluster(&self) -> PathBuf {
         self.root.path().join("cluster")
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 }

@@ -1,8 +1,6 @@
 //! Bad input: a clear message, the right exit code, nothing half-done.
 
-mod harness;
-
-use harness::{Place, Up, fkv, text, wait_for, write_scores};
+use crate::harness::{Place, Up, fkv, text, wait_for, write_scores};
 use serde_json::json;
 
 /// Rows of a file that takes long enough to load to be caught running.
@@ -108,6 +106,8 @@ fn unknown_tables_tasks_and_versions_are_named() {
     up.fkv(&["task", "show", "scores", "77"]).refuses(1, &["77"]);
     up.fkv(&["task", "cancel", "scores", "77"]).refuses(1, &["77"]);
     up.fkv(&["version", "show", "scores", "77"]).refuses(1, &["77"]);
+    up.fkv(&["rollback", "scores"]).refuses(1, &["scores", "no version"]);
+    up.fkv(&submit(&file, &["--wait"])).exits(0);
     up.fkv(&["rollback", "scores", "--to", "77"]).refuses(1, &["77"]);
     up.fkv(&["release", "scores"]).refuses(1, &["rolled back"]);
     up.fkv(&["table", "create", "scores", "--key-type", "u64", "--value-type", "f32"])
@@ -124,7 +124,7 @@ fn keys_of_the_wrong_type_and_too_many_keys_are_refused() {
     up.fkv(&["get", "scores", "ada"]).refuses(2, &["`ada`", "u64"]);
     up.fkv(&["batch-get", "scores", "1", "1.5"]).refuses(2, &["`1.5`", "u64"]);
 
-    let limit = fkv_rpc::packed::KEYS_MAX;
+    let limit = fkv_client::ClientConfig::new([""; 0]).keys_per_call_max;
     let keys: String = (0..=limit).map(|key| format!("{key}\n")).collect();
     up.fkv_with_input(&["batch-get", "scores", "-"], &keys).refuses(1, &[&limit.to_string()]);
 }
