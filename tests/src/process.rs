@@ -28,11 +28,19 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// A port of the loopback interface that was free a moment ago.
+/// Ports of the loopback interface that were free a moment ago, all different. They lie below those that the system
+/// gives to outgoing connections, so that none of these takes one meanwhile.
 #[must_use]
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound listener has an address").port()
+pub fn free_ports(env: &Env, count: usize) -> Vec<u16> {
+    const FIRST: u16 = 15_000;
+    const SPAN: u64 = 15_000;
+    let mut held: Vec<(u16, TcpListener)> = Vec::new();
+    while held.len() < count {
+        let port = FIRST + u16::try_from(env.entropy.below(SPAN)).expect("below the span");
+        // One that is taken, also by ourselves, cannot be bound.
+        held.extend(TcpListener::bind(("127.0.0.1", port)).map(|listener| (port, listener)));
+    }
+    held.into_iter().map(|(port, _)| port).collect()
 }
 
 /// A running server process. Dropping it kills it.

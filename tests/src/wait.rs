@@ -11,10 +11,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// After [`PATIENCE`]; the message has `what` and the last state `probe` told.
-pub async fn until<T, F>(env: &Env, what: &str, mut probe: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, String>>,
-{
+pub async fn until<T>(env: &Env, what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = env.clock.monotonic() + PATIENCE;
     loop {
         match probe().await {

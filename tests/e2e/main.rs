@@ -1,0 +1,9 @@
+//! End to end: whole clusters, real files, real processes.
+
+mod bad_input;
+mod consistency;
+mod faults;
+mod parquet;
+mod processes;
+mod python_client;
+mod tables;
