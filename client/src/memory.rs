@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fkv_formats::id::{ContentId, TableUid};
-use fkv_rpc::packed::SectionLabel;
+use fkv_rpc::packed::{SectionLabel, Shown};
 
 use crate::sync_version::{Evidence, Memory};
 
@@ -31,28 +31,32 @@ impl Memories {
         }
     }
 
-    /// Raises the floors of all tables of a call, whose answers are given next; or of none, and tells for which tables
-    /// (by the first number) another call has given newer answers meanwhile.
+    /// Raises the floors of all tables of a call, whose answers are given next, and tells what each is to be labelled
+    /// with. Or raises none, and tells for which tables (by their order) another call has given newer answers meanwhile.
     pub(crate) fn settle<'e>(
         &self,
         now: Duration,
-        tables: impl Iterator<Item = (usize, TableUid, ContentId, &'e Evidence, Vec<SectionLabel>)>,
-    ) -> Vec<usize> {
+        tables: impl Iterator<Item = (TableUid, ContentId, &'e Evidence, Vec<SectionLabel>)>,
+    ) -> Result<Vec<Shown>, Vec<usize>> {
         let mut memories = self.lock();
         let mut raised = Vec::new();
+        let mut settled = Vec::new();
         let mut outrun = Vec::new();
-        for (index, table, content, evidence, labels) in tables {
+        for (index, (table, content, evidence, labels)) in tables.enumerate() {
             let mut memory = memories.get(&table).copied().unwrap_or_default();
-            if memory.settle(content, evidence, &labels, now) {
-                raised.push((table, memory));
-            } else {
-                outrun.push(index);
+            match memory.settle(content, evidence, &labels, now) {
+                Some(shown) => {
+                    raised.push((table, memory));
+                    settled.push(shown);
+                }
+                None => outrun.push(index),
             }
         }
-        if outrun.is_empty() {
-            memories.extend(raised);
+        if !outrun.is_empty() {
+            return Err(outrun);
         }
-        outrun
+        memories.extend(raised);
+        Ok(settled)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TableUid, Memory>> {

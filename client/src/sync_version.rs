@@ -32,8 +32,9 @@ pub(crate) struct Mark {
 /// What a client remembers of a table between calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// The last strict answer: later ones are of its content or of a higher epoch.
-    floor: Option<Mark>,
+    /// The last strict answer, under the highest epoch its content was known of: later ones are of its content or of a
+    /// higher epoch.
+    floor: Option<Shown>,
     /// What was settled on while replies disagreed.
     verdict: Option<Verdict>,
 }
@@ -119,21 +120,23 @@ impl Memory {
         self.floor.is_none_or(|floor| mark.content == floor.content || mark.epoch > floor.epoch)
     }
 
-    /// Raises the floor to an answer that is about to be given, and remembers whether replies disagreed. `false`: the
-    /// floor has risen above it since the decision (another call was faster), and the answer must not be given.
+    /// Raises the floor to an answer that is about to be given, and remembers whether replies disagreed. Gives the content
+    /// under the highest epoch known of it, also from earlier calls. `None`: the floor has risen above it since the
+    /// decision (another call was faster), and the answer must not be given.
     pub(crate) fn settle(
         &mut self,
         content: ContentId,
         evidence: &Evidence,
         pieces: &[SectionLabel],
         now: Duration,
-    ) -> bool {
-        let Some(mark) = evidence.mark(content) else { return false };
-        if !self.admits(mark) {
-            return false;
+    ) -> Option<Shown> {
+        let seen = evidence.shown(content)?;
+        if !self.admits(Mark { content, epoch: seen.epoch }) {
+            return None;
         }
-        let epoch = self.floor.map_or(mark.epoch, |floor| floor.epoch.max(mark.epoch));
-        self.floor = Some(Mark { content, epoch });
+        // Stale servers name an older epoch of the floor's own content; it is no less new for that.
+        let shown = self.floor.filter(|floor| floor.content == content && floor.epoch > seen.epoch).unwrap_or(seen);
+        self.floor = Some(shown);
         let mut aligned = pieces.iter().map(|label| label.aligned.map(|shown| shown.epoch));
         let first = aligned.next().flatten();
         self.verdict = if aligned.all(|epoch| epoch == first) {
@@ -141,17 +144,18 @@ impl Memory {
         } else {
             Some(Verdict { content, top: evidence.top.map(|top| top.epoch), until: now + VERDICT_LASTS })
         };
-        true
+        Some(shown)
     }
 }
 
 /// Decides on the labels of a call's pieces, all of which are answered.
 pub(crate) fn decide(rules: Rules<'_>, evidence: &Evidence, pieces: &[SectionLabel]) -> Decision {
     let floor = rules.memory.and_then(|memory| memory.floor);
+    let mark = |shown: Shown| Mark { content: shown.content, epoch: shown.epoch };
     let admits = |mark: Mark| rules.memory.is_none_or(|memory| memory.admits(mark));
-    let aligned = evidence.top.map(|top| Mark { content: top.content, epoch: top.epoch });
-    let open_goal = aligned
-        .filter(|mark| admits(*mark))
+    let open_goal = evidence
+        .top
+        .filter(|top| admits(mark(*top)))
         .or(floor)
         .map(|goal| goal.content)
         .filter(|content| !rules.failed.contains(content));
@@ -174,7 +178,7 @@ pub(crate) fn decide(rules: Rules<'_>, evidence: &Evidence, pieces: &[SectionLab
     let best = evidence
         .shown
         .values()
-        .map(|shown| Mark { content: shown.content, epoch: shown.epoch })
+        .map(|shown| mark(*shown))
         .filter(|mark| !rules.failed.contains(&mark.content) && admits(*mark))
         .filter(|mark| pieces.iter().all(|label| held(label, mark.content)))
         .max_by_key(|mark| mark.epoch);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fkv_formats::id::ContentId;
-use fkv_rpc::packed::{KeyStatus, Reply, ReplySection, SectionStatus, Selector};
+use fkv_rpc::packed::{KeyStatus, Reply, ReplySection, SectionStatus, Selector, Shown};
 use fkv_rpc::status::{ErrorKind, Failure};
 
 pub(crate) use self::reason::Reason;
@@ -116,29 +116,34 @@ impl<'a> Call<'a> {
     /// The answers, once all tables are accepted. `None`: go on. It may also be that another call of this client was
     /// faster and gave newer answers; then there is more to do.
     pub(crate) fn finish(&mut self, read_ts_ms: u64, now: Duration) -> Result<Option<BatchAnswer>, ClientError> {
-        loop {
-            if self.tables.iter().any(|table| table.accepted.is_none()) {
-                return Ok(None);
-            }
+        let settled = loop {
+            let accepted: Option<Vec<_>> = self.tables.iter().map(|table| table.accepted).collect();
+            let Some(accepted) = accepted else { return Ok(None) };
             if !self.binds_floor() {
-                break;
+                let shown = |(table, accepted): (&Table, Accepted)| table.evidence.shown(accepted.content);
+                break self.tables.iter().zip(accepted).map(shown).collect();
             }
-            let settled = self.tables.iter().enumerate().filter_map(|(index, table)| {
-                let labels = table.labels();
-                table.accepted.map(|accepted| (index, table.uid, accepted.content, &table.evidence, labels))
-            });
-            let outrun = self.memories.settle(now, settled);
-            if outrun.is_empty() {
-                break;
+            let answers = self
+                .tables
+                .iter()
+                .zip(accepted)
+                .map(|(table, accepted)| (table.uid, accepted.content, &table.evidence, table.labels()));
+            match self.memories.settle(now, answers) {
+                Ok(settled) => break Some(settled),
+                Err(outrun) => {
+                    for table in outrun {
+                        self.tables[table].accepted = None;
+                        self.advance(table, now)?;
+                    }
+                }
             }
-            for table in outrun {
-                self.tables[table].accepted = None;
-                self.advance(table, now)?;
-            }
-        }
+        };
+        let settled: Vec<Shown> =
+            settled.ok_or_else(|| ClientError::Unavailable("an answer has no label".to_owned()))?;
         let mut answers = Vec::with_capacity(self.tables.len());
-        for (table, input) in std::mem::take(&mut self.tables).into_iter().zip(self.router.inputs) {
-            answers.push(table.answer(input)?);
+        let tables = std::mem::take(&mut self.tables).into_iter().zip(settled);
+        for ((table, shown), input) in tables.zip(self.router.inputs) {
+            answers.push(table.answer(input, shown)?);
         }
         Ok(Some(BatchAnswer { tables: answers, read_ts_ms, effort: self.effort }))
     }

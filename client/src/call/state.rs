@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fkv_formats::id::{ContentId, TableUid};
-use fkv_rpc::packed::{SectionLabel, Selector};
+use fkv_rpc::packed::{SectionLabel, Selector, Shown};
 
 use super::Reason;
 use crate::ClientError;
@@ -93,28 +93,28 @@ impl Table {
         self.pieces.iter().map(|piece| piece.label).collect()
     }
 
-    pub(super) fn answer(self, input: &TableInput<'_>) -> Result<TableAnswer, ClientError> {
-        let no_common =
-            |reason: &str| ClientError::NoCommonVersion { table: input.name.to_owned(), reason: reason.to_owned() };
-        let accepted = self.accepted.ok_or_else(|| no_common("nothing was accepted"))?;
-        let shown = self.evidence.shown(accepted.content).ok_or_else(|| no_common("the content has no label"))?;
+    /// The answers, labelled with `shown`.
+    pub(super) fn answer(self, input: &TableInput<'_>, shown: Shown) -> Result<TableAnswer, ClientError> {
         let aligned = self.pieces.iter().filter_map(|piece| piece.label.aligned).max_by_key(|shown| shown.epoch);
         let as_of_s = self
             .pieces
             .iter()
-            .find(|piece| piece.label.served.is_some_and(|served| served.content == accepted.content))
+            .find(|piece| piece.label.served.is_some_and(|served| served.content == shown.content))
             .map_or(0, |piece| piece.label.as_of_s);
+        let mixed = self.accepted.is_some_and(|accepted| accepted.mixed);
         let answered: Vec<Answered> = self.pieces.into_iter().map(|piece| piece.answered).collect();
-        let (statuses, values) = assemble(input.keys.len(), &answered)
-            .map_err(|_| no_common("the servers show contents of different value types"))?;
+        let (statuses, values) = assemble(input.keys.len(), &answered).map_err(|_| ClientError::NoCommonVersion {
+            table: input.name.to_owned(),
+            reason: "the servers show contents of different value types".to_owned(),
+        })?;
         let label = AnswerLabel {
             table: self.uid,
             version: shown.version,
-            content: accepted.content,
+            content: shown.content,
             epoch: shown.epoch,
             aligned,
             as_of_s,
         };
-        Ok(TableAnswer { label, mixed: accepted.mixed, statuses, values })
+        Ok(TableAnswer { label, mixed, statuses, values })
     }
 }

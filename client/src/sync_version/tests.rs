@@ -37,11 +37,15 @@ fn decided(memory: &Memory, labels: &[SectionLabel], failed: &[u8]) -> Decision 
     decide(rules, &evidence(labels), labels)
 }
 
+fn settle(memory: &mut Memory, number: u8, labels: &[SectionLabel]) -> Option<Shown> {
+    memory.settle(content(number), &evidence(labels), labels, Duration::ZERO)
+}
+
 /// What a client remembers after an answer of `number` at `epoch`.
 fn after(number: u8, epoch: u64) -> Memory {
     let mut memory = Memory::default();
     let labels = [label(shown(number, epoch), None)];
-    assert!(memory.settle(content(number), &evidence(&labels), &labels, Duration::ZERO));
+    settle(&mut memory, number, &labels).expect("nothing is below it");
     memory
 }
 
@@ -123,15 +127,25 @@ fn a_verdict_lasts_while_replies_disagree() {
     let mut memory = Memory::default();
     // Settled on 1 while 2 at epoch 2 could not be had everywhere.
     let labels = [label(shown(1, 1), None), served(shown(1, 1), shown(2, 2), Some(2))];
-    assert!(memory.settle(content(1), &evidence(&labels), &labels, Duration::ZERO));
+    assert!(settle(&mut memory, 1, &labels).is_some());
     assert_eq!(memory.start(Duration::ZERO), Some(content(1)));
     assert_eq!(memory.start(VERDICT_LASTS), None, "only for a moment");
     assert_eq!(decided(&memory, &labels, &[]), Decision::Accept(content(1)), "the way to it is saved");
     let news = [labels[0], served(shown(1, 1), shown(3, 3), None)];
     assert_eq!(decided(&memory, &news, &[]), Decision::Ask(content(3)), "a higher epoch overturns it");
     let agreed = [label(shown(2, 2), None), label(shown(2, 2), None)];
-    assert!(memory.settle(content(2), &evidence(&agreed), &agreed, Duration::ZERO));
+    assert!(settle(&mut memory, 2, &agreed).is_some());
     assert_eq!(memory.start(Duration::ZERO), None, "all show the same again");
+}
+
+/// Content 1 is shown again at epoch 3. A server that has not heard of that serves the right content under epoch 1.
+#[test]
+fn the_floors_content_keeps_its_epoch_whatever_stale_servers_call_it() {
+    let mut memory = after(1, 3);
+    let stale = [label(shown(1, 1), None)];
+    assert_eq!(settle(&mut memory, 1, &stale), Some(shown(1, 3)));
+    let between = [label(shown(2, 2), None)];
+    assert_eq!(settle(&mut memory, 2, &between), None, "the floor is still at epoch 3");
 }
 
 #[test]
@@ -139,9 +153,9 @@ fn an_answer_that_was_outrun_is_not_given() {
     let mut memory = after(1, 1);
     let newer = [label(shown(2, 2), None)];
     let older = [label(shown(1, 1), None)];
-    assert!(memory.settle(content(2), &evidence(&newer), &newer, Duration::ZERO));
-    assert!(!memory.settle(content(1), &evidence(&older), &older, Duration::ZERO));
-    assert!(memory.settle(content(2), &evidence(&newer), &newer, Duration::ZERO));
+    assert!(settle(&mut memory, 2, &newer).is_some());
+    assert!(settle(&mut memory, 1, &older).is_none());
+    assert!(settle(&mut memory, 2, &newer).is_some());
 }
 
 fn any_label() -> impl Strategy<Value = SectionLabel> {
@@ -160,7 +174,7 @@ proptest! {
             (prop::collection::vec(any_label(), 1..5), prop::collection::btree_set(0..6_u8, 0..4)), 1..12)
     ) {
         let mut memory = Memory::default();
-        let mut last: Option<Mark> = None;
+        let mut last: Option<Shown> = None;
         for (labels, failed) in calls {
             let failed: BTreeSet<ContentId> = failed.into_iter().map(content).collect();
             let evidence = evidence(&labels);
@@ -168,13 +182,13 @@ proptest! {
             match decide(rules, &evidence, &labels) {
                 Decision::Accept(accepted) => {
                     prop_assert_eq!(common_content(&labels), Some(accepted));
-                    prop_assert!(memory.settle(accepted, &evidence, &labels, Duration::ZERO), "what is accepted settles");
-                    let epoch = evidence.shown(accepted).expect("it was served").epoch;
+                    let settled = memory.settle(accepted, &evidence, &labels, Duration::ZERO);
+                    let settled = settled.expect("what is accepted settles");
                     if let Some(last) = last {
-                        prop_assert!(last.content == accepted || epoch > last.epoch, "below the floor");
+                        let same = last.content == accepted && settled.epoch >= last.epoch;
+                        prop_assert!(same || settled.epoch > last.epoch, "below the floor");
                     }
-                    let epoch = last.map_or(epoch, |last| last.epoch.max(epoch));
-                    last = Some(Mark { content: accepted, epoch });
+                    last = Some(settled);
                 }
                 Decision::Ask(asked) => {
                     prop_assert!(!failed.contains(&asked));
