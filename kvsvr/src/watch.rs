@@ -259,7 +259,8 @@ impl Controller {
         self.report();
         self.write_state(Vec::new());
         if self.connected || self.world.topology.generation > 0 {
-            let ready = self.tables.values().all(Table::is_settled);
+            // A server without a slot has nothing to show.
+            let ready = self.wanted_parts.is_empty() || self.tables.values().all(Table::is_settled);
             if ready {
                 self.parts.ready.send_if_modified(|was| !std::mem::replace(was, true));
             }

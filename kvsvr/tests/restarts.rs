@@ -366,6 +366,13 @@ async fn a_joining_sect_preloads_and_a_server_with_two_slots_serves_both() {
     assert!(cluster.store_switch.reads.load(Ordering::Relaxed) > reads);
     check_integers(&zero.get(uid, &keys).await, &keys, COUNT);
 
+    // A server that the topology does not name is there, but has nothing to say about any key.
+    let spare = cluster.start("spare-0").await;
+    spare.server.ready().await;
+    spare.wait_status("the table", |status| !status.tables.is_empty() && status.slots.is_empty()).await;
+    let reply = spare.get(uid, &keys).await;
+    assert_eq!(reply.section(0).expect("one section").status(), SectionStatus::WrongTopology);
+
     // The old sect retires: its other server goes on answering what it has, and gets nothing new.
     let changes = [("b".to_owned(), SectState::Active), ("a".to_owned(), SectState::Retired)].into();
     cluster.meta.change(|view| txn::change_sects(view, &changes)).await.expect("changed");
