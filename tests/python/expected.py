@@ -157,7 +157,7 @@ def absent_keys(present, case):
         near += [struct.pack("<Q", n) for n in (0, 1, U64_MASK, 1 << 63, 0xDEAD_BEEF_DEAD_BEEF)]
     else:
         near = [key + b"\0" for key in list(present)[:25]] + [key[:-1] for key in list(present)[:25] if key]
-        near += [b"", b"no such key", b"\xff" * 300]
+        near += [b"", b"no such key", b"\xff" * 1024]
     return [key for key in dict.fromkeys(near) if key not in present]
 
 

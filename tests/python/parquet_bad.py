@@ -1,5 +1,6 @@
 """Loads that must fail, and the words their message must contain: the file, the column, the row."""
 
+import decimal
 import os
 
 import numpy as np
@@ -34,6 +35,10 @@ def bad_rows(out):
     lists = [[1.0] * (2 if i == 33 else 3) for i in range(100)]
     case = Case("list_of_wrong_length", value_type="f32[3]", error=["list_of_wrong_length.parquet", "value", "row 33"])
     case.write(out, pa.table({"key": np.arange(100), "value": pa.array(lists, pa.list_(pa.float32()))}))
+    yield case
+
+    case = Case("fixed_list_of_other_length", value_type="f32[3]", error=["row 0", "value", "2 elements instead of 3"])
+    case.write(out, pa.table({"key": np.arange(9), "value": pa.array([[1.0, 2.0]] * 9, pa.list_(pa.float32(), 2))}))
     yield case
 
     values = np.ones(100, np.float32)
@@ -90,6 +95,10 @@ def bad_columns(out):
     wrong = [
         ("string_key_in_u64_table", dict(), dict(key=[str(i) for i in range(50)]), "key"),
         ("float_key", dict(), dict(key=np.arange(50) * 1.0), "key"),
+        ("boolean_key", dict(), dict(key=[i % 2 == 0 for i in range(50)]), "key"),
+        ("date_key", dict(), dict(key=pa.array(np.arange(50), pa.int32()).cast(pa.date32())), "key"),
+        ("timestamp_expiry", dict(ttl=True, expiry_column="until"), dict(until=pa.array(np.arange(50), pa.timestamp("ms"))), "until"),
+        ("decimal_value", dict(), dict(value=pa.array([decimal.Decimal(i) for i in range(50)], pa.decimal128(9, 2))), "value"),
         ("integer_key_in_bytes_table", dict(key_type="bytes"), dict(key=np.arange(50)), "key"),
         ("string_value_in_float_table", dict(), dict(value=["1.0"] * 50), "value"),
         ("list_value_in_integer_table", dict(value_type="i64"), dict(value=[[1]] * 50), "value"),
@@ -97,12 +106,14 @@ def bad_columns(out):
         ("float_value_in_bytes_table", dict(value_type="bytes"), dict(value=np.ones(50)), "value"),
         ("struct_value", dict(), dict(value=[{"a": 1.0}] * 50), "value"),
         ("list_of_strings", dict(value_type="f32[2]"), dict(value=[["a", "b"]] * 50), "value"),
-        ("fixed_list_of_other_length", dict(value_type="f32[3]"), dict(value=pa.array([[1.0, 2.0]] * 50, pa.list_(pa.float32(), 2))), "value"),
         ("string_expiry", dict(ttl=True, expiry_column="until"), dict(until=["tomorrow"] * 50), "until"),
     ]
     for name, options, columns, column in wrong:
         data = {"key": np.arange(50), "value": np.ones(50, np.float32)} | columns
-        case = Case(name, **options, error=[f"{name}.parquet", column])
+        # The message also has the type that was found.
+        kind = pa.table(data).column(column).type
+        found = {pa.float64(): "double", pa.int64(): "int64", pa.bool_(): "bool"}.get(kind, str(kind).split("<")[0].split("[")[0])
+        case = Case(name, **options, error=[f"{name}.parquet", column, found])
         case.write(out, pa.table(data))
         yield case
 
@@ -121,11 +132,11 @@ def bad_files(out):
     """Files that are not what their name says."""
     whole = file_bytes(good_table(5000))
 
-    case = Case("empty_file", error=["empty_file.parquet"])
+    case = Case("empty_file", error=["empty_file.parquet", "empty"])
     case.raw(out, b"")
     yield case
 
-    case = Case("truncated_file", error=["truncated_file.parquet"])
+    case = Case("truncated_file", error=["truncated_file.parquet", "footer"])
     case.raw(out, whole[: len(whole) // 2])
     yield case
 
@@ -138,13 +149,18 @@ def bad_files(out):
     case.raw(out, whole[:-8] + (0x7FFF_FFFF).to_bytes(4, "little") + b"PAR1")
     yield case
 
-    case = Case("text_named_parquet", error=["text_named_parquet.parquet"])
+    case = Case("text_named_parquet", error=["text_named_parquet.parquet", "text"])
     case.raw(out, b"key,value\n1,2.0\n" * 100)
     yield case
 
     case = Case("truncated_among_good", error=["part-1.parquet"])
     case.write(out, good_table(), file="part-0.parquet")
     case.raw(out, whole[:-100], "part-1.parquet")
+    yield case
+
+    case = Case("empty_among_good", error=["part-1.parquet", "empty"])
+    case.write(out, good_table(), file="part-0.parquet")
+    case.raw(out, b"", "part-1.parquet")
     yield case
 
     case = Case("no_such_path", error=["nowhere"])

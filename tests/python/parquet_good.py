@@ -125,8 +125,8 @@ def key_types(out):
         case.write(out, table(key=keys, value=np.arange(len(keys), dtype=np.int64) * -3))
         yield case
 
-    texts = words("texts", 500) + ["x" * 1000, "\0", "a\0b"]
-    raws = [bytes(rng("raws").integers(0, 256, size=n, dtype=np.uint8)) for n in range(1, 300)]
+    texts = words("texts", 500) + ["", "x" * 1024, "\0", "a\0b"]
+    raws = [bytes(rng("raws").integers(0, 256, size=n, dtype=np.uint8)) for n in range(300)]
     fixed = [i.to_bytes(16, "big") for i in range(500)]
     shapes = {
         "string": pa.array(texts, pa.string()),
@@ -173,7 +173,7 @@ def value_types(out):
         ("binary", "bytes", pa.array([bytes([i % 256]) * (i % 50) for i in range(count)], pa.binary())),
         ("large_binary", "bytes", pa.array([b"\xff\0" * (i % 9) for i in range(count)], pa.large_binary())),
         ("categorical", "bytes", pa.array([f"segment-{i % 12}" for i in range(count)]).dictionary_encode()),
-        ("long", "bytes", pa.array([bytes([i % 251]) * (100_000 if i % 100 == 0 else i % 7) for i in range(count)])),
+        ("long", "bytes", pa.array([bytes([i % 251]) * (3_000_000 if i == 0 else 100_000 if i % 100 == 0 else i % 7) for i in range(count)])),
     ]
     for name, value_type, values in scalars:
         case = Case(f"value_{name}", value_type=value_type)
@@ -212,6 +212,11 @@ def layouts(out):
     case.write(out, data, row_group_size=7_001, data_page_size=1 << 14, compression="zstd")
     yield case
 
+    # What a job with nothing to say writes: loading it leaves nothing.
+    case = Case("no_rows")
+    case.write(out, pa.schema([("key", pa.int64()), ("value", pa.float32())]).empty_table())
+    yield case
+
     case = Case("one_row")
     case.write(out, table(key=np.array([42], np.int64), value=np.array([0.5], np.float32)))
     yield case
@@ -234,6 +239,23 @@ def layouts(out):
     )
     case.write(out, data, row_group_size=120)
     yield case
+
+    # Writers differ in what they put beside the data, and in how they spell lists and small integers.
+    keys = np.arange(1000, dtype=np.uint32) + 3_000_000_000
+    flavours = {
+        "format_1_0": dict(version="1.0"),
+        "format_2_4": dict(version="2.4"),
+        "format_2_6": dict(version="2.6"),
+        "without_arrow_schema": dict(store_schema=False),
+        "list_item_names": dict(use_compliant_nested_type=False),
+        "page_index_and_checksums": dict(write_page_index=True, write_page_checksum=True, data_page_size=1024),
+        "spark_flavour": dict(flavor="spark"),
+    }
+    for name, options in flavours.items():
+        case = Case(name, value_type="f32[2]")
+        value = pa.FixedSizeListArray.from_arrays(pa.array(floats(name, 2000)), 2)
+        case.write(out, table(value=value, key=keys), **options)
+        yield case
 
     case = Case("names_with_care", key_column="user.id", value_columns=["特征 1", "a b"], value_type="f32[2]")
     case.write(out, pa.table({"a b": floats("ab", 100), "user.id": np.arange(100), "特征 1": floats("t", 100)}))

@@ -148,7 +148,8 @@ mod tests {
             assert_eq!(case.schema().validate(), Ok(()), "{}", case.name);
             let entries = case.expected(dir.path());
             let found = entries.iter().filter(|(_, wanted)| matches!(wanted, Wanted::Found(_))).count();
-            assert!(found > 0 && found < entries.len(), "{}: {found} of {} found", case.name, entries.len());
+            let some = found > 0 || case.name == "no_rows";
+            assert!(some && found < entries.len(), "{}: {found} of {} found", case.name, entries.len());
             if let Some(width) = case.schema().value.fixed_width() {
                 let fits = |wanted: &Wanted| !matches!(wanted, Wanted::Found(value) if value.len() != width);
                 assert!(entries.iter().all(|(_, wanted)| fits(wanted)), "{}", case.name);
