@@ -1,1 +1,13 @@
-//! fkv-bench
+//! FeatureKV's benchmarks: each suite measures a physical limit, a rival and us in turn, in one run, and keeps the
+//! ratios.
+//!
+//! ```text
+//!   fkv-bench SUITE [--quick] [--json FILE]
+//!     mem    batch lookups in memory tables     limit: prefetched gather     rival: hashbrown
+//! ```
+
+pub mod machine;
+pub mod mem;
+pub mod report;
+
+mod huge;

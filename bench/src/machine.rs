@@ -1,0 +1,73 @@
+//! Where a benchmark ran: figures mean little without it.
+
+use std::path::Path;
+
+use fkv_env::Files;
+use serde::Serialize;
+
+/// The machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// CPU model as the kernel names it.
+    pub cpu: String,
+    /// Cores this process may use.
+    pub cores: usize,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Last-level cache in bytes; 0 if the kernel does not say.
+    pub l3_bytes: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Transparent huge pages: the kernel's setting.
+    pub transparent_huge_pages: String,
+}
+
+impl Machine {
+    /// Reads what the kernel tells under `/proc` and `/sys`.
+    #[must_use]
+    pub fn detect(files: &dyn Files) -> Self {
+        // Files under /proc and /sys have no length; they are read through the reader of the process itself.
+        let text = |path: &str| read_special(files, Path::new(path));
+        let cpuinfo = text("/proc/cpuinfo");
+        let field = |text: &str, name: &str| {
+            text.lines()
+                .find(|line| line.starts_with(name))
+                .and_then(|line| line.split_once(':'))
+                .map_or(String::new(), |(_, value)| value.trim().to_owned())
+        };
+        let kibibytes = |text: &str| -> u64 {
+            text.split_whitespace().next().and_then(|n| n.trim_end_matches('K').parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        Self {
+            cpu: field(&cpuinfo, "model name"),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_bytes: kibibytes(&field(&text("/proc/meminfo"), "MemTotal")),
+            l3_bytes: kibibytes(text("/sys/devices/system/cpu/cpu0/cache/index3/size").trim()),
+            kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+            transparent_huge_pages: text("/sys/kernel/mm/transparent_hugepage/enabled").trim().to_owned(),
+        }
+    }
+}
+
+fn read_special(files: &dyn Files, path: &Path) -> String {
+    let Ok(file) = files.open(path) else { return String::new() };
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while text.len() < 1 << 20 && file.read_exact_at(&mut byte, text.len() as u64).is_ok() {
+        text.push(byte[0]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_names_the_machine() {
+        let machine = Machine::detect(&fkv_env::OsFiles);
+        assert!(machine.cores > 0);
+        assert!(machine.memory_bytes > 1 << 20, "{machine:?}");
+        assert!(!machine.kernel.is_empty());
+    }
+}

@@ -1,0 +1,69 @@
+//! `fkv-bench`: runs a suite, prints its ratios against their goals, and keeps them as JSON.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use fkv_bench::machine::Machine;
+use fkv_bench::mem;
+use fkv_bench::report::Report;
+use fkv_env::Env;
+
+/// Benchmarks of FeatureKV: limit, rival and us in one run. Exit code 0: ran, 1: failed, 2: usage.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand, Debug)]
+enum Suite {
+    /// Batch lookups in memory tables, against a prefetched gather and hashbrown.
+    Mem(Options),
+}
+
+#[derive(clap::Args, Debug)]
+struct Options {
+    /// A smaller data set; ends within two minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Also write the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(report) => {
+            print!("{}", report.render());
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<Report, String> {
+    let env = Env::real(0).map_err(|error| format!("cannot start threads: {error}"))?;
+    let Suite::Mem(options) = &cli.suite;
+    let mut report = Report::new("mem", Machine::detect(env.files.as_ref()), commit());
+    mem::run(&env, options.quick, &mut report)?;
+    if let Some(path) = &options.json {
+        let json = serde_json::to_vec_pretty(&report).map_err(|error| error.to_string())?;
+        env.files.write_durably(path, &json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(report)
+}
+
+/// The commit of the working tree, as git tells.
+fn commit() -> String {
+    let output = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+    match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
+    }
+}
