@@ -112,6 +112,9 @@ pub enum Refusal {
         /// The version.
         version: Version,
     },
+    /// Nothing was ever shown.
+    #[error("table `{0}` has shown no version yet: there is nothing to roll back")]
+    NeverShown(String),
     /// Nothing to roll back to.
     #[error("table `{0}` has shown no other version before: name the version to roll back to")]
     NoPrevious(String),

@@ -181,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_key_that_is_no_text_is_left_out_and_harms_nobody() {
+        let kv = |key: &'static [u8]| mvccpb::KeyValue { key: Bytes::from_static(key), ..Default::default() };
+        assert_eq!(entry(kv(b"/p/\xff")), None);
+        assert_eq!(entry(kv(b"/p/a")).map(|entry| entry.key), Some("/p/a".to_owned()));
+        assert_eq!(event(mvccpb::Event { r#type: 0, kv: Some(kv(b"\xff")) }), None);
+        assert_eq!(event(mvccpb::Event { r#type: 1, kv: None }), None);
+    }
+
+    #[test]
     fn lease_ids_survive() {
         for id in [1, u64::MAX, 1 << 63] {
             assert_eq!(lease(lease_to_i64(LeaseId(id))), Some(LeaseId(id)));

@@ -66,7 +66,7 @@ pub(crate) fn committed(table: &TableRecord, task: TaskId, mode: LoadMode, build
         LoadMode::Full => {
             after.full_required = false;
             after.blocked_by = None;
-            after.last_full = task;
+            after.last_full = after.last_full.max(task);
         }
         LoadMode::Incremental => after.blocked_by = after.blocked_by.filter(|by| *by != task),
     }

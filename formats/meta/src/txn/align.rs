@@ -131,7 +131,7 @@ pub fn fail_alignment(view: &View, table: &str, cause: &str, now_ms: u64) -> Res
 /// present one. The plan's `after` is also the answer of a dry run.
 ///
 /// # Errors
-/// `NoTable`, `Epoch`, `NoPrevious`, `NoVersion`, `NotLive`, `Quarantined`, `AlreadyTarget`.
+/// `NoTable`, `Epoch`, `NeverShown`, `NoPrevious`, `NoVersion`, `NotLive`, `Quarantined`, `AlreadyTarget`.
 pub fn rollback(
     view: &View,
     table: &str,
@@ -141,6 +141,10 @@ pub fn rollback(
 ) -> Result<Planned<RolledBack>, Refusal> {
     let table = named(view, table)?;
     check_epoch(&table.value, expected)?;
+    if table.value.aligned.is_none() {
+        // Rolled back to something that may never be shown, the table could neither be released nor loaded again.
+        return Err(Refusal::NeverShown(table.value.name.clone()));
+    }
     let default = table.value.previous.map(|label| label.version);
     let to = to.or(default).ok_or_else(|| Refusal::NoPrevious(table.value.name.clone()))?;
     let version = version_of(view, table, to)?;
