@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
     "the input needs more than the {limit} bytes of memory this worker may use for a build (at least {needed} while {what}): \
      load less input in one task, or raise --build-memory"
 )]
-pub struct OverBudget {
+pub(crate) struct OverBudget {
     /// What was being done.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// Bytes that would have been in use, at least.
-    pub needed: u64,
+    pub(crate) needed: u64,
     /// Bytes that may be in use.
-    pub limit: u64,
+    pub(crate) limit: u64,
 }
 
 /// A limit and what is used of it. Cheap to clone; clones share the count.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     shared: Arc<Shared>,
 }
 
@@ -33,7 +33,7 @@ struct Shared {
 
 /// Bytes charged to a [`Budget`]; given back when dropped.
 #[derive(Debug)]
-pub struct Charge {
+pub(crate) struct Charge {
     budget: Budget,
     bytes: u64,
     what: &'static str,
@@ -42,19 +42,19 @@ pub struct Charge {
 impl Budget {
     /// A budget of `limit` bytes, all free.
     #[must_use]
-    pub fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self { shared: Arc::new(Shared { limit, used: AtomicU64::new(0), peak: AtomicU64::new(0) }) }
     }
 
     /// The limit.
     #[must_use]
-    pub fn limit(&self) -> u64 {
+    pub(crate) fn limit(&self) -> u64 {
         self.shared.limit
     }
 
     /// The most that was in use at once.
     #[must_use]
-    pub fn peak(&self) -> u64 {
+    pub(crate) fn peak(&self) -> u64 {
         self.shared.peak.load(Ordering::Relaxed)
     }
 
@@ -62,7 +62,7 @@ impl Budget {
     ///
     /// # Errors
     /// [`OverBudget`].
-    pub fn check(&self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
+    pub(crate) fn check(&self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
         if bytes > self.limit() {
             return Err(OverBudget { what, needed: bytes, limit: self.limit() });
         }
@@ -71,7 +71,7 @@ impl Budget {
 
     /// Charges nothing yet, for `what`.
     #[must_use]
-    pub fn charge(&self, what: &'static str) -> Charge {
+    pub(crate) fn charge(&self, what: &'static str) -> Charge {
         Charge { budget: self.clone(), bytes: 0, what }
     }
 }
@@ -81,7 +81,7 @@ impl Charge {
     ///
     /// # Errors
     /// [`OverBudget`]; the charge then stands as before.
-    pub fn set(&mut self, bytes: u64) -> Result<(), OverBudget> {
+    pub(crate) fn set(&mut self, bytes: u64) -> Result<(), OverBudget> {
         let shared = &self.budget.shared;
         if bytes <= self.bytes {
             shared.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
@@ -96,12 +96,6 @@ impl Charge {
         }
         self.bytes = bytes;
         Ok(())
-    }
-
-    /// Bytes charged.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 

@@ -11,7 +11,7 @@ use crate::input::source::ResolveError;
 
 /// Why an attempt at a task ended without its version.
 #[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
+pub(crate) enum AttemptError {
     /// The inputs could not be found.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -55,7 +55,7 @@ pub enum AttemptError {
 impl AttemptError {
     /// Whether another attempt may end better; `None` if the attempt is not this worker's to end.
     #[must_use]
-    pub fn retry(&self) -> Option<Retry> {
+    pub(crate) fn retry(&self) -> Option<Retry> {
         let may_help = match self {
             Self::Lost(_) => return None,
             Self::Resolve(ResolveError::Refused(_)) => false,

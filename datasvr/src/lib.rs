@@ -14,15 +14,15 @@
 //! Workers are equal and keep nothing of their own: all state is in metadata, all data in the store.
 
 mod align;
-pub mod budget;
-pub mod build;
-pub mod config;
+mod budget;
+mod build;
+mod config;
 mod control;
-pub mod error;
-pub mod input;
+mod error;
+mod input;
 mod object;
-pub mod plan;
-pub mod progress;
+mod plan;
+mod progress;
 mod publish;
 mod server;
 mod worker;

@@ -7,6 +7,11 @@ use fkv_store::{Store, StoreError};
 
 use crate::error::AttemptError;
 
+/// The URL of an object of the store, for messages.
+pub(crate) fn url(store: &Store, path: &str) -> String {
+    format!("{}/{path}", store.url().trim_end_matches('/'))
+}
+
 /// Writes an object and gives what pins it.
 pub(crate) async fn put(store: &Store, path: String, bytes: Vec<u8>) -> Result<ObjectRef, StoreError> {
     let (len, sha256) = (bytes.len() as u64, sha256(&bytes));
@@ -16,10 +21,7 @@ pub(crate) async fn put(store: &Store, path: String, bytes: Vec<u8>) -> Result<O
 
 /// Reads an object and checks that it is the one pinned.
 pub(crate) async fn get(store: &Store, object: &ObjectRef) -> Result<Bytes, AttemptError> {
-    let wrong = |reason: &str| AttemptError::Object {
-        path: format!("{}/{}", store.url().trim_end_matches('/'), object.path),
-        reason: reason.to_owned(),
-    };
+    let wrong = |reason: &str| AttemptError::Object { path: url(store, &object.path), reason: reason.to_owned() };
     let bytes = store.get(&object.path).await?;
     if bytes.len() as u64 != object.len {
         return Err(wrong("the object has another length than its record says"));

@@ -18,77 +18,77 @@ use serde::{Deserialize, Serialize};
 const FORMAT: u32 = 0;
 
 /// Name of the job that builds everything in memory.
-pub const BUILD_JOB: &str = "build";
+pub(crate) const BUILD_JOB: &str = "build";
 
 /// One file of the frozen list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrozenFile {
+pub(crate) struct FrozenFile {
     /// URL of the store that the path is relative to.
-    pub url_root: String,
+    pub(crate) url_root: String,
     /// Path below it.
-    pub path: String,
+    pub(crate) path: String,
     /// Length in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
     /// The store's tag of the content.
     #[serde(default)]
-    pub etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// Time of the last change, in Unix milliseconds.
-    pub modified_ms: u64,
+    pub(crate) modified_ms: u64,
 }
 
 /// The frozen input list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrozenInputs {
+pub(crate) struct FrozenInputs {
     format: u32,
     /// The files, in the order that decides between duplicates.
-    pub files: Vec<FrozenFile>,
+    pub(crate) files: Vec<FrozenFile>,
 }
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum JobKind {
+pub(crate) enum JobKind {
     /// Reads all its files into memory and builds all parts.
     Build,
 }
 
 /// One job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedJob {
+pub(crate) struct PlannedJob {
     /// Its name, as in its key.
-    pub name: String,
+    pub(crate) name: String,
     /// What it does.
-    pub kind: JobKind,
+    pub(crate) kind: JobKind,
     /// Bytes of its input.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     format: u32,
     /// The table.
-    pub uid: TableUid,
+    pub(crate) uid: TableUid,
     /// The task.
-    pub task: TaskId,
+    pub(crate) task: TaskId,
     /// The version to be built: the head when the plan was made, plus 1. Checksums of its parts are seeded with it.
-    pub version: Version,
+    pub(crate) version: Version,
     /// Records that expire at or before this Unix second are left out.
-    pub as_of: u32,
+    pub(crate) as_of: u32,
     /// Full or incremental.
-    pub mode: LoadMode,
+    pub(crate) mode: LoadMode,
     /// The schema the version is built under.
-    pub schema: Schema,
+    pub(crate) schema: Schema,
     /// How parts are built.
-    pub profile: Profile,
+    pub(crate) profile: Profile,
     /// The jobs.
-    pub jobs: Vec<PlannedJob>,
+    pub(crate) jobs: Vec<PlannedJob>,
 }
 
 impl FrozenInputs {
     /// The list of `files`, in their order.
     #[must_use]
-    pub fn new(files: &[InputFile]) -> Self {
+    pub(crate) fn new(files: &[InputFile]) -> Self {
         let files = files
             .iter()
             .map(|file| FrozenFile {
@@ -104,7 +104,7 @@ impl FrozenInputs {
 
     /// The files as they were listed.
     #[must_use]
-    pub fn listed(&self) -> Vec<InputFile> {
+    pub(crate) fn listed(&self) -> Vec<InputFile> {
         self.files
             .iter()
             .map(|file| InputFile {
@@ -121,7 +121,7 @@ impl FrozenInputs {
 impl Plan {
     /// A plan in which one job builds everything in memory.
     #[must_use]
-    pub fn in_memory(
+    pub(crate) fn in_memory(
         uid: TableUid,
         task: TaskId,
         version: Version,

@@ -7,7 +7,7 @@ use fkv_meta::record::Progress;
 
 /// The stages of a task, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// The input list is frozen and the plan made.
     Plan,
     /// Rows are read, sorted and built into packs.
@@ -21,7 +21,7 @@ pub enum Stage {
 impl Stage {
     /// Its name in metadata, logs and output.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Plan => "plan",
             Self::Build => "build",
@@ -40,7 +40,7 @@ struct Now {
 
 /// Counts of a running task; cheap to add to from any thread.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     now: Mutex<Now>,
     rows_done: AtomicU64,
     rows_total: AtomicU64,
@@ -51,7 +51,7 @@ pub struct Meter {
 impl Meter {
     /// A task that begins to be planned.
     #[must_use]
-    pub const fn new(now_ms: u64) -> Self {
+    pub(crate) const fn new(now_ms: u64) -> Self {
         Self {
             now: Mutex::new(Now { stage: Stage::Plan, since_ms: now_ms, waiting_for: String::new() }),
             rows_done: AtomicU64::new(0),
@@ -62,13 +62,13 @@ impl Meter {
     }
 
     /// A stage begins.
-    pub fn enter(&self, stage: Stage, now_ms: u64) {
+    pub(crate) fn enter(&self, stage: Stage, now_ms: u64) {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { stage, since_ms: now_ms, waiting_for: String::new() };
     }
 
     /// How much there is to do.
-    pub fn expect(&self, rows: u64, bytes: u64) {
+    pub(crate) fn expect(&self, rows: u64, bytes: u64) {
         self.rows_total.store(rows, Ordering::Relaxed);
         self.bytes_total.store(bytes, Ordering::Relaxed);
         self.rows_done.store(0, Ordering::Relaxed);
@@ -76,23 +76,23 @@ impl Meter {
     }
 
     /// Rows were read.
-    pub fn add_rows(&self, rows: u64) {
+    pub(crate) fn add_rows(&self, rows: u64) {
         self.rows_done.fetch_add(rows, Ordering::Relaxed);
     }
 
     /// Input bytes were read.
-    pub fn add_bytes(&self, bytes: u64) {
+    pub(crate) fn add_bytes(&self, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Input bytes read so far.
-    pub fn bytes_done(&self) -> u64 {
+    pub(crate) fn bytes_done(&self) -> u64 {
         self.bytes_done.load(Ordering::Relaxed)
     }
 
     /// The record for metadata.
     #[must_use]
-    pub fn snapshot(&self, now_ms: u64) -> Progress {
+    pub(crate) fn snapshot(&self, now_ms: u64) -> Progress {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let rows_total = self.rows_total.load(Ordering::Relaxed);
         Progress {

@@ -35,7 +35,7 @@ pub(crate) async fn full_form(
     let (rows, bytes) = (layer.records(), layer.bytes());
     if rows != stats.records {
         return Err(AttemptError::Object {
-            path: format!("{}/{}", store.url().trim_end_matches('/'), attempt.prefix()),
+            path: object::url(store, &attempt.prefix()),
             reason: format!("the packs hold {rows} records, their jobs counted {}", stats.records),
         });
     }
@@ -54,10 +54,7 @@ pub(crate) async fn full_form(
 
 /// Reads the directory of a pack and checks that it belongs to the plan.
 async fn read_back(store: &Store, plan: &Plan, pack: &PackRef) -> Result<PackSummary, AttemptError> {
-    let wrong = |reason: &str| AttemptError::Object {
-        path: format!("{}/{}", store.url().trim_end_matches('/'), pack.path),
-        reason: reason.to_owned(),
-    };
+    let wrong = |reason: &str| AttemptError::Object { path: object::url(store, &pack.path), reason: reason.to_owned() };
     let start = pack.len.checked_sub(pack.tail_len).ok_or_else(|| wrong("its directory is longer than the pack"))?;
     let tail = store.get_range(&pack.path, start..pack.len).await?;
     let DirectoryRead::Ready(directory) = PackDirectory::parse(&tail, pack.len)? else {

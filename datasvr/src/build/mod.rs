@@ -8,11 +8,11 @@
 //!   output   what the job made: counts and packs, for whoever publishes it
 //! ```
 
-pub mod output;
+pub(crate) mod output;
 pub(crate) mod packs;
 pub(crate) mod part;
-pub mod rows;
-pub mod scatter;
+pub(crate) mod rows;
+pub(crate) mod scatter;
 
 use std::sync::Arc;
 
@@ -59,14 +59,22 @@ impl BuildJob<'_> {
         let load = Arc::new(Load { spec, schema, bad: BadRows::new(self.spec.max_bad_rows) });
         let built = self.build(&load).await;
         let samples = load.bad.samples();
-        let mut bad_rows = None;
-        if !samples.is_empty() {
-            // Also for a build that failed: that is when somebody will want to see them.
-            bad_rows = Some(object::put(self.store, self.attempt.bad_rows(), to_json(&samples)).await?);
+        if samples.is_empty() {
+            return built;
         }
-        let mut output = built?;
-        output.bad_rows = bad_rows;
-        Ok(output)
+        // Also for a build that failed: that is when somebody will want to see them.
+        let kept = object::put(self.store, self.attempt.bad_rows(), to_json(&samples)).await;
+        match built {
+            Ok(mut output) => {
+                output.bad_rows = Some(kept?);
+                Ok(output)
+            }
+            Err(AttemptError::Input(InputError::BadRows(mut error))) => {
+                error.kept_at = kept.ok().map(|kept| object::url(self.store, &kept.path));
+                Err(InputError::BadRows(error).into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn build(&self, load: &Arc<Load>) -> Result<JobOutput, AttemptError> {

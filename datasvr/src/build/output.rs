@@ -8,32 +8,32 @@ use crate::plan::Formatted;
 
 /// A pack that a job wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackRef {
+pub(crate) struct PackRef {
     /// Path below the store's root.
-    pub path: String,
+    pub(crate) path: String,
     /// Length in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
     /// How many of its last bytes hold directory and footer.
-    pub tail_len: u64,
+    pub(crate) tail_len: u64,
 }
 
 /// What a job made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobOutput {
+pub(crate) struct JobOutput {
     format: u32,
     /// What it counted.
-    pub stats: BuildStats,
+    pub(crate) stats: BuildStats,
     /// The packs, in the order of their parts.
-    pub packs: Vec<PackRef>,
+    pub(crate) packs: Vec<PackRef>,
     /// Samples of the rows it could not use.
     #[serde(default)]
-    pub bad_rows: Option<ObjectRef>,
+    pub(crate) bad_rows: Option<ObjectRef>,
 }
 
 impl JobOutput {
     /// The output of a job without bad rows.
     #[must_use]
-    pub const fn new(stats: BuildStats, packs: Vec<PackRef>) -> Self {
+    pub(crate) const fn new(stats: BuildStats, packs: Vec<PackRef>) -> Self {
         Self { format: 0, stats, packs, bad_rows: None }
     }
 }

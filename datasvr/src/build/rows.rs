@@ -4,38 +4,39 @@ use fkv_formats::schema::{KeyType, Schema};
 
 /// What a row of a table consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowShape {
+pub(crate) struct RowShape {
     /// Type of the keys.
-    pub key: KeyType,
+    pub(crate) key: KeyType,
     /// Bytes of a stored value; `None` if they vary.
-    pub width: Option<usize>,
+    pub(crate) width: Option<usize>,
     /// Whether rows carry an expiry time.
-    pub ttl: bool,
+    pub(crate) ttl: bool,
 }
 
 impl RowShape {
     /// The shape of a table's rows.
     #[must_use]
-    pub const fn of(schema: &Schema) -> Self {
+    pub(crate) const fn of(schema: &Schema) -> Self {
         Self { key: schema.key, width: schema.stored_width(), ttl: schema.ttl }
     }
 
     /// The least memory a row takes while it is built.
     #[must_use]
-    pub fn row_bytes_min(&self) -> u64 {
+    pub(crate) fn row_bytes_min(&self) -> u64 {
         let key = match self.key {
             KeyType::U64 => 8,
-            KeyType::Bytes => 4 + 8,
+            KeyType::Bytes => 4,
         };
         let expiry = if self.ttl { 4 } else { 0 };
         let value = self.width.unwrap_or(4);
-        4 + key + expiry + u64::try_from(value).unwrap_or(u64::MAX)
+        // With its place in the input and the hash of its key.
+        4 + 8 + key + expiry + u64::try_from(value).unwrap_or(u64::MAX)
     }
 }
 
 /// Byte strings one behind the other.
 #[derive(Clone, Debug, Default)]
-pub struct ByteColumn {
+pub(crate) struct ByteColumn {
     ends: Vec<u32>,
     data: Vec<u8>,
 }
@@ -43,25 +44,19 @@ pub struct ByteColumn {
 impl ByteColumn {
     /// How many.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.ends.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.ends.is_empty()
     }
 
     /// The string at `at`.
     #[must_use]
-    pub fn get(&self, at: usize) -> &[u8] {
+    pub(crate) fn get(&self, at: usize) -> &[u8] {
         let start = if at == 0 { 0 } else { self.ends[at - 1] };
         &self.data[start as usize..self.ends[at] as usize]
     }
 
     /// Appends a string. All strings together must stay below 4 GiB, which [`Rows::is_full`] sees to.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.data.extend_from_slice(bytes);
         self.ends.push(u32::try_from(self.data.len()).expect("rows are sealed far below 4 GiB"));
     }
@@ -82,7 +77,7 @@ impl ByteColumn {
 
 /// A column of keys.
 #[derive(Clone, Debug)]
-pub enum KeyColumn {
+pub(crate) enum KeyColumn {
     /// Integers.
     U64(Vec<u64>),
     /// Byte strings.
@@ -91,7 +86,7 @@ pub enum KeyColumn {
 
 /// A column of values as they are stored.
 #[derive(Clone, Debug)]
-pub enum ValueColumn {
+pub(crate) enum ValueColumn {
     /// Values of one width, one behind the other.
     Fixed {
         /// Bytes of a value.
@@ -131,21 +126,6 @@ impl KeyColumn {
             Self::Bytes(keys) => keys.data.len(),
         }
     }
-
-    /// How many.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        match self {
-            Self::U64(keys) => keys.len(),
-            Self::Bytes(keys) => keys.len(),
-        }
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl ValueColumn {
@@ -155,7 +135,7 @@ impl ValueColumn {
 
     /// The value at `at`.
     #[must_use]
-    pub fn get(&self, at: usize) -> &[u8] {
+    pub(crate) fn get(&self, at: usize) -> &[u8] {
         match self {
             Self::Fixed { width, data } => &data[at * width..(at + 1) * width],
             Self::Bytes(values) => values.get(at),
@@ -186,58 +166,58 @@ impl ValueColumn {
 
 /// Rows, column by column.
 #[derive(Clone, Debug)]
-pub struct Rows {
+pub(crate) struct Rows {
     /// Their shape.
-    pub shape: RowShape,
+    pub(crate) shape: RowShape,
     /// Each row's place in the frozen input.
-    pub index: Vec<u32>,
+    pub(crate) index: Vec<u32>,
     /// Keys.
-    pub keys: KeyColumn,
+    pub(crate) keys: KeyColumn,
     /// Values.
-    pub values: ValueColumn,
+    pub(crate) values: ValueColumn,
     /// Expiry times, 0 for never; empty if the table has none.
-    pub expiry: Vec<u32>,
+    pub(crate) expiry: Vec<u32>,
 }
 
 impl Rows {
     /// Rows after which a run is sealed.
-    pub const ROWS_MAX: usize = 1 << 20;
+    pub(crate) const ROWS_MAX: usize = 1 << 20;
     /// Bytes of keys and values after which a run is sealed.
-    pub const BYTES_MAX: usize = 64 << 20;
+    pub(crate) const BYTES_MAX: usize = 64 << 20;
 
     /// No rows.
     #[must_use]
-    pub fn new(shape: RowShape) -> Self {
+    pub(crate) fn new(shape: RowShape) -> Self {
         let (keys, values) = (KeyColumn::new(shape.key), ValueColumn::new(shape.width));
         Self { shape, index: Vec::new(), keys, values, expiry: Vec::new() }
     }
 
     /// How many.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.index.len()
     }
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
 
     /// Whether the rows should be sealed before more are added.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.len() >= Self::ROWS_MAX || self.keys.data_len() + self.values.data_len() >= Self::BYTES_MAX
     }
 
     /// Bytes of memory held.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         (self.index.capacity() + self.expiry.capacity()) * 4 + self.keys.bytes() + self.values.bytes()
     }
 
     /// Forgets the rows and keeps the memory for more.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.index.clear();
         self.expiry.clear();
         self.keys.clear();
@@ -246,7 +226,7 @@ impl Rows {
 
     /// The same rows in the order that puts row `i` at `places[i]`.
     #[must_use]
-    pub fn permuted(&self, places: &[u32]) -> Self {
+    pub(crate) fn permuted(&self, places: &[u32]) -> Self {
         let keys = match &self.keys {
             KeyColumn::U64(keys) => KeyColumn::U64(permute(keys, places)),
             KeyColumn::Bytes(keys) => KeyColumn::Bytes(permute_bytes(keys, places)),

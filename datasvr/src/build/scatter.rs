@@ -16,11 +16,11 @@ use super::rows::{KeyColumn, Rows};
 
 /// Rows grouped by part.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     /// The rows.
-    pub rows: Rows,
+    pub(crate) rows: Rows,
     /// The hash of each key.
-    pub hashes: Vec<u64>,
+    pub(crate) hashes: Vec<u64>,
     /// Part `p` has the rows `offsets[p]..offsets[p + 1]`.
     offsets: Vec<u32>,
 }
@@ -28,7 +28,7 @@ pub struct Run {
 impl Run {
     /// Groups `rows` by part.
     #[must_use]
-    pub fn of(rows: &Rows) -> Self {
+    pub(crate) fn of(rows: &Rows) -> Self {
         let mut hashes = Vec::with_capacity(rows.len());
         match &rows.keys {
             KeyColumn::U64(keys) => hashes.extend(keys.iter().map(|key| hash_u64(*key))),
@@ -57,14 +57,14 @@ impl Run {
 
     /// The rows of a part.
     #[must_use]
-    pub fn part(&self, part: u16) -> std::ops::Range<usize> {
+    pub(crate) fn part(&self, part: u16) -> std::ops::Range<usize> {
         let at = usize::from(part);
         self.offsets[at] as usize..self.offsets[at + 1] as usize
     }
 
     /// Bytes of memory held.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.rows.bytes() + self.hashes.capacity() * 8 + self.offsets.capacity() * 4
     }
 }

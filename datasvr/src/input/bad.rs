@@ -9,14 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 /// How many samples a build keeps.
-pub const SAMPLES_MAX: usize = 100;
+pub(crate) const SAMPLES_MAX: usize = 100;
 
 /// How many samples an error message shows.
 const SAMPLES_SHOWN: usize = 5;
 
 /// Why a row cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The key is null.
     NullKey,
     /// The key is longer than a key may be.
@@ -80,15 +80,15 @@ impl fmt::Display for Reason {
 
 /// One bad row, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BadRow {
+pub(crate) struct BadRow {
     /// URL of the file.
-    pub file: String,
+    pub(crate) file: String,
     /// The row's number in the file, from 0.
-    pub row: u64,
+    pub(crate) row: u64,
     /// Name of the column that is wrong.
-    pub column: String,
+    pub(crate) column: String,
     /// What is wrong.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl fmt::Display for BadRow {
@@ -99,13 +99,15 @@ impl fmt::Display for BadRow {
 
 /// More bad rows than the task tolerates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TooManyBadRows {
+pub(crate) struct TooManyBadRows {
     /// Bad rows seen when the build stopped.
-    pub count: u64,
+    pub(crate) count: u64,
     /// How many the task tolerates.
-    pub max: u64,
+    pub(crate) max: u64,
     /// The first of them.
-    pub samples: Vec<BadRow>,
+    pub(crate) samples: Vec<BadRow>,
+    /// URL of the object that keeps the samples, once they are written.
+    pub(crate) kept_at: Option<String>,
 }
 
 impl std::error::Error for TooManyBadRows {}
@@ -120,13 +122,16 @@ impl fmt::Display for TooManyBadRows {
         if self.samples.len() > SAMPLES_SHOWN {
             f.write_str("; …")?;
         }
+        if let Some(url) = &self.kept_at {
+            write!(f, "; samples are kept in {url}")?;
+        }
         Ok(())
     }
 }
 
 /// The bad rows of one build, noted from several threads.
 #[derive(Debug)]
-pub struct BadRows {
+pub(crate) struct BadRows {
     max: u64,
     count: AtomicU64,
     samples: Mutex<BTreeMap<(u32, u64), BadRow>>,
@@ -135,13 +140,13 @@ pub struct BadRows {
 impl BadRows {
     /// None yet; `max` are tolerated.
     #[must_use]
-    pub const fn new(max: u64) -> Self {
+    pub(crate) const fn new(max: u64) -> Self {
         Self { max, count: AtomicU64::new(0), samples: Mutex::new(BTreeMap::new()) }
     }
 
     /// Notes a bad row of the file with this place in the frozen list; `row` describes it. The samples kept are the
     /// first ones in input order of those noted.
-    pub fn note(&self, file: u32, row: u64, describe: impl FnOnce() -> BadRow) {
+    pub(crate) fn note(&self, file: u32, row: u64, describe: impl FnOnce() -> BadRow) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let full = samples.len() >= SAMPLES_MAX;
@@ -156,13 +161,13 @@ impl BadRows {
 
     /// How many were noted.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// The samples, in input order.
     #[must_use]
-    pub fn samples(&self) -> Vec<BadRow> {
+    pub(crate) fn samples(&self) -> Vec<BadRow> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -170,10 +175,10 @@ impl BadRows {
     ///
     /// # Errors
     /// [`TooManyBadRows`].
-    pub fn check(&self) -> Result<(), TooManyBadRows> {
+    pub(crate) fn check(&self) -> Result<(), TooManyBadRows> {
         let count = self.count();
         if count > self.max {
-            return Err(TooManyBadRows { count, max: self.max, samples: self.samples() });
+            return Err(TooManyBadRows { count, max: self.max, samples: self.samples(), kept_at: None });
         }
         Ok(())
     }

@@ -18,15 +18,15 @@ use super::error::{InputError, WrongType};
 
 /// Which top-level columns of a file are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binding {
+pub(crate) struct Binding {
     /// Indices of the projected columns in the file's schema, ascending and distinct.
-    pub roots: Vec<usize>,
+    pub(crate) roots: Vec<usize>,
     /// Place of the key column among `roots`.
-    pub key: usize,
+    pub(crate) key: usize,
     /// Places of the value columns among `roots`.
-    pub values: Vec<usize>,
+    pub(crate) values: Vec<usize>,
     /// Place of the expiry column among `roots`.
-    pub expiry: Option<usize>,
+    pub(crate) expiry: Option<usize>,
 }
 
 const INTEGERS: &str = "int8, int16, int32, int64, uint8, uint16, uint32 or uint64";
@@ -38,7 +38,7 @@ const VECTORS: &str = "a list, large list or fixed-size list of float, double, h
 ///
 /// # Errors
 /// A column is missing, ambiguous or of a wrong type.
-pub fn bind(file: &str, columns: &ArrowSchema, spec: &LoadSpec, table: &Schema) -> Result<Binding, InputError> {
+pub(crate) fn bind(file: &str, columns: &ArrowSchema, spec: &LoadSpec, table: &Schema) -> Result<Binding, InputError> {
     let key = find(file, columns, &spec.key_column)?;
     let wrong = |role, at: usize, declared: String, accepted| {
         let field = columns.field(at);

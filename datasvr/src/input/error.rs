@@ -8,24 +8,24 @@ use crate::budget::OverBudget;
 /// A column of a type that cannot become what the table declares.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {role} column `{column}` has type {found}; a table with {declared} accepts {accepted}")]
-pub struct WrongType {
+pub(crate) struct WrongType {
     /// URL of the file.
-    pub file: String,
+    pub(crate) file: String,
     /// What the column is used as: key, value or expiry.
-    pub role: &'static str,
+    pub(crate) role: &'static str,
     /// Name of the column.
-    pub column: String,
+    pub(crate) column: String,
     /// The type of the column in the file.
-    pub found: String,
+    pub(crate) found: String,
     /// What the table declares, as in `key type u64`.
-    pub declared: String,
+    pub(crate) declared: String,
     /// The types that are accepted.
-    pub accepted: &'static str,
+    pub(crate) accepted: &'static str,
 }
 
 /// Something is wrong with the input, or it could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum InputError {
+pub(crate) enum InputError {
     /// A file of 0 bytes.
     #[error("{file}: the file is empty (0 bytes), so it is not a Parquet file")]
     Empty {
@@ -129,12 +129,4 @@ pub enum InputError {
     /// The store of the input failed.
     #[error(transparent)]
     Store(StoreError),
-}
-
-impl InputError {
-    /// Whether the same input may be readable later.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_transient())
-    }
 }

@@ -9,15 +9,15 @@ use super::error::InputError;
 
 /// A file of the frozen list and the store it lies in. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct InputFile {
+pub(crate) struct InputFile {
     /// Its place in the frozen list.
-    pub at: u32,
+    pub(crate) at: u32,
     /// Its URL, for messages.
-    pub url: String,
+    pub(crate) url: String,
     /// The store.
-    pub store: Store,
+    pub(crate) store: Store,
     /// What was known of it when the list was frozen.
-    pub meta: ObjectMeta,
+    pub(crate) meta: ObjectMeta,
 }
 
 impl InputFile {
@@ -25,7 +25,7 @@ impl InputFile {
     ///
     /// # Errors
     /// `Changed` if it is another one by now, or gone; `Store`.
-    pub async fn read(&self, range: Range<u64>) -> Result<Bytes, InputError> {
+    pub(crate) async fn read(&self, range: Range<u64>) -> Result<Bytes, InputError> {
         let changed = |reason: String| InputError::Changed { file: self.url.clone(), reason };
         self.store.get_range_of(&self.meta, range).await.map_err(|error| match error {
             StoreError::Changed { reason, .. } => changed(reason),

@@ -23,24 +23,24 @@ const MAGIC_ENCRYPTED: &[u8] = b"PARE";
 
 /// A file's footer.
 #[derive(Clone, Debug)]
-pub struct Footer {
+pub(crate) struct Footer {
     /// The metadata, with the columns as Arrow types. Types come from Parquet's own schema alone: the Arrow schema
     /// that some writers embed says nothing more about the values, only how that writer held them in memory.
-    pub arrow: ArrowReaderMetadata,
+    pub(crate) arrow: ArrowReaderMetadata,
     /// Rows of each row group.
-    pub rows: Vec<u64>,
+    pub(crate) rows: Vec<u64>,
 }
 
 impl Footer {
     /// Parquet's metadata.
     #[must_use]
-    pub fn parquet(&self) -> &Arc<ParquetMetaData> {
+    pub(crate) fn parquet(&self) -> &Arc<ParquetMetaData> {
         self.arrow.metadata()
     }
 
     /// Rows in the file.
     #[must_use]
-    pub fn rows_total(&self) -> u64 {
+    pub(crate) fn rows_total(&self) -> u64 {
         self.rows.iter().sum()
     }
 }
@@ -64,7 +64,7 @@ pub(crate) fn chunk_range(file: &InputFile, column: &ColumnChunkMetaData) -> Res
 ///
 /// # Errors
 /// Says what is wrong with the file.
-pub async fn read(file: &InputFile, budget: &Budget) -> Result<Footer, InputError> {
+pub(crate) async fn read(file: &InputFile, budget: &Budget) -> Result<Footer, InputError> {
     let len = file.meta.len;
     if len == 0 {
         return Err(InputError::Empty { file: file.url.clone() });

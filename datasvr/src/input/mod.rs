@@ -12,13 +12,13 @@
 //!   bad      rows that cannot be used: counted, sampled
 //! ```
 
-pub mod bad;
-pub mod bind;
+pub(crate) mod bad;
+pub(crate) mod bind;
 pub(crate) mod chunks;
 pub(crate) mod decode;
-pub mod error;
-pub mod file;
+pub(crate) mod error;
+pub(crate) mod file;
 pub(crate) mod floats;
-pub mod footer;
+pub(crate) mod footer;
 pub(crate) mod read;
-pub mod source;
+pub(crate) mod source;

@@ -32,16 +32,16 @@ pub struct Sources {
 /// An input that a task may not name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("input `{url}` is refused: {reason}")]
-pub struct RefusedInput {
+pub(crate) struct RefusedInput {
     /// What was given.
-    pub url: String,
+    pub(crate) url: String,
     /// Why, and what would do.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Why inputs could not be found.
 #[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
+pub(crate) enum ResolveError {
     /// An input that a task may not name.
     #[error(transparent)]
     Refused(#[from] RefusedInput),
@@ -50,21 +50,13 @@ pub enum ResolveError {
     Store(#[from] StoreError),
 }
 
-impl ResolveError {
-    /// Whether the same inputs may be found later.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_transient())
-    }
-}
-
 impl Sources {
     /// Checks an input before anything is opened: a URL, or an absolute path, which is a `file://` URL. `output` is the
     /// URL of the store that versions are written to.
     ///
     /// # Errors
     /// [`RefusedInput`] says why.
-    pub fn check(&self, url: &str, output: &str) -> Result<(), RefusedInput> {
+    pub(crate) fn check(&self, url: &str, output: &str) -> Result<(), RefusedInput> {
         let refused = |reason: String| Err(RefusedInput { url: url.chars().take(300).collect(), reason });
         let whole = if url.starts_with('/') { format!("file://{url}") } else { url.to_owned() };
         let Some((scheme, rest)) = whole.split_once("://") else {
@@ -112,7 +104,12 @@ impl Sources {
     ///
     /// # Errors
     /// An input is refused, or a store says no or has no such files.
-    pub async fn resolve(&self, env: &Env, urls: &[String], output: &Store) -> Result<Vec<Listed>, ResolveError> {
+    pub(crate) async fn resolve(
+        &self,
+        env: &Env,
+        urls: &[String],
+        output: &Store,
+    ) -> Result<Vec<Listed>, ResolveError> {
         let mut files = Vec::new();
         for url in urls {
             self.check(url, output.url())?;
@@ -132,7 +129,7 @@ impl Sources {
     ///
     /// # Errors
     /// A file is refused (the configuration has changed since), or a store cannot be opened.
-    pub fn open(&self, env: &Env, files: &[Listed], output: &Store) -> Result<Vec<InputFile>, ResolveError> {
+    pub(crate) fn open(&self, env: &Env, files: &[Listed], output: &Store) -> Result<Vec<InputFile>, ResolveError> {
         let mut opened: Vec<InputFile> = Vec::with_capacity(files.len());
         let mut root: Option<(String, Store)> = None;
         for (at, file) in files.iter().enumerate() {

@@ -224,10 +224,8 @@ impl Worker {
         T: for<'a> serde::Deserialize<'a> + crate::plan::Formatted,
     {
         let bytes = object::get(&self.store, object).await?;
-        from_json(&bytes).map_err(|reason| AttemptError::Object {
-            path: format!("{}/{}", self.store.url().trim_end_matches('/'), object.path),
-            reason,
-        })
+        from_json(&bytes)
+            .map_err(|reason| AttemptError::Object { path: object::url(&self.store, &object.path), reason })
     }
 
     /// Writes progress; whether it was written. A task goes on without.

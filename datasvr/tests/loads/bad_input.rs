@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, StructArray, TimestampMillisecondArray, UInt64Array,
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, StructArray, TimestampMillisecondArray,
+    UInt64Array,
 };
 use arrow_schema::{DataType, Field};
 use fkv_datasvr::DataConfig;
@@ -173,7 +174,11 @@ async fn bad_rows_are_counted_sampled_and_limited() {
     let keys: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3), None]));
     bench.world.put("keys.parquet", &file(vec![("id", keys), ("v", floats([1.0, 2.0, 3.0, 4.0]))]));
     bench
-        .fails("numbers", "keys.parquet", &["2 bad rows", "max_bad_rows is 0", "row 1, column `id`: the key is null"])
+        .fails(
+            "numbers",
+            "keys.parquet",
+            &["2 bad rows", "max_bad_rows is 0", "row 1, column `id`: the key is null", "/bad-rows"],
+        )
         .await;
     let big: ArrayRef = Arc::new(UInt64Array::from(vec![5, 1 << 63]));
     bench.world.put("big.parquet", &file(vec![("id", ids([1, 2])), ("v", big)]));
@@ -201,6 +206,10 @@ async fn bad_rows_are_counted_sampled_and_limited() {
     let keys: ArrayRef = Arc::new(StringArray::from(vec!["ok", long.as_str()]));
     bench.world.put("long.parquet", &file(vec![("id", keys), ("v", floats([1.0, 2.0]))]));
     bench.fails("named", "long.parquet", &["row 1, column `id`: the key has 1025 bytes, at most 1024"]).await;
+    let huge = vec![0u8; (16 << 20) + 1];
+    let values: ArrayRef = Arc::new(BinaryArray::from(vec![b"ok".as_slice(), &huge]));
+    bench.world.put("huge.parquet", &file(vec![("id", ids([1, 2])), ("v", values)]));
+    bench.fails("text", "huge.parquet", &["row 1, column `v`: the value has 16777217 bytes, at most 16777216"]).await;
 
     // Tolerated, they are left out, counted, and their samples kept.
     let request = with(load("numbers", bench.world.url("keys.parquet")), |spec| spec.max_bad_rows = 2);

@@ -107,7 +107,7 @@ impl ObjectStore for GatedStore {
 /// Which transactions a [`GatedMeta`] spoils.
 pub(crate) type Spoil = Box<dyn Fn(&Txn) -> bool + Send + Sync>;
 
-/// A metadata store that can be cut off, refuses nothing itself, and can lose the answers of chosen transactions.
+/// A metadata store that can be cut off and can lose the answers of chosen transactions.
 pub(crate) struct GatedMeta {
     pub(crate) inner: Arc<dyn MetaStore>,
     /// All calls but transactions.
@@ -116,8 +116,6 @@ pub(crate) struct GatedMeta {
     /// Transactions whose answer is lost although they happened.
     pub(crate) lose: Mutex<Option<Spoil>>,
     pub(crate) lost: AtomicU64,
-    /// Transactions that were refused.
-    pub(crate) refused: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for GatedMeta {
@@ -134,7 +132,6 @@ impl GatedMeta {
             txns: Gate::new(true),
             lose: Mutex::default(),
             lost: AtomicU64::new(0),
-            refused: watch::Sender::new(0),
         })
     }
 }
@@ -155,9 +152,7 @@ impl MetaStore for GatedMeta {
         self.txns.pass().await;
         let lose = self.lose.lock().expect("no test panics in here").as_ref().is_some_and(|lose| lose(&txn));
         let outcome = self.inner.txn(txn).await?;
-        if outcome == TxnOutcome::Refused {
-            self.refused.send_modify(|refused| *refused += 1);
-        } else if lose {
+        if lose && outcome != TxnOutcome::Refused {
             self.lost.fetch_add(1, Ordering::SeqCst);
             return Err(MetaError::Ambiguous("the answer was lost on purpose".into()));
         }

@@ -100,39 +100,44 @@ async fn a_zombie_writes_garbage_but_never_state() {
     let (uid, before) = world.table("t").await;
     let version = world.meta().version(uid, before.head).await.expect("answers");
 
-    // It goes on where it stood, and still does not know.
-    let refused = *meta.refused.borrow();
+    // It goes on where it stood, and still does not know: it writes its output and comes to its commit.
     writes.set(true);
-    let mut refusals = meta.refused.subscribe();
-    let mut reads = 0;
-    loop {
-        tokio::select! {
-            changed = refusals.wait_for(|now| *now > refused) => { changed.expect("the store lives"); break }
-            () = world.env.clock.sleep(std::time::Duration::from_millis(50)) => {
-                // The commit may be seen to be pointless without a transaction: then the zombie's lock is gone and so
-                // is its attempt, which shows in the store by the output it wrote.
-                reads += 1;
-                let prefix = format!("tables/{:016x}/tasks/{:020}/build", uid.0, task.task);
-                let mut outputs = 0;
-                let mut listed = world.store.list(&prefix);
-                while let Some(object) = futures::StreamExt::next(&mut listed).await {
-                    outputs += usize::from(object.expect("listed").path.ends_with("/output"));
-                }
-                if outputs == 2 && reads > 10 {
-                    break;
-                }
-                assert!(reads < 1000, "the zombie never came to its commit");
-            }
-        }
+    let build = format!("tables/{:016x}/tasks/{:020}/build", uid.0, task.task);
+    while outputs(&world, &build).await < 2 {
+        tokio::task::yield_now().await;
     }
+    // Then it wakes, and ends whatever it still does.
+    clock.set(true);
+    meta.calls.set(true);
+    zombie.shutdown().await;
     let (_, after) = world.table("t").await;
     assert_eq!(before, after);
     assert_eq!(world.meta().version(uid, before.head).await.expect("answers"), version);
     let shown = world.meta().task(uid, TaskId(task.task)).await.expect("answers").expect("a task");
     assert!(shown.value.errors.is_empty(), "a zombie leaves no word on the task: {:?}", shown.value.errors);
     assert_one_version(&world).await;
-    drop(zombie);
     second.shutdown().await;
+}
+
+/// How many attempts below `prefix` have written their output.
+async fn outputs(world: &World, prefix: &str) -> usize {
+    let listed: Vec<_> = futures::StreamExt::collect(world.store.list(prefix)).await;
+    listed.into_iter().filter(|object| object.as_ref().is_ok_and(|object| object.path.ends_with("/output"))).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_does_not_wait_for_those_who_watch() {
+    let (world, api, _slots) = prepared().await;
+    let task = submit(&world, &api).await;
+    let request = rpc::ShowTaskRequest { table: "t".into(), task: task.task };
+    let mut stream = world.client(&api).watch_task(request).await.expect("watched").into_inner();
+    assert_eq!(stream.message().await.expect("the first").expect("a task").state, "queued");
+    let began = world.env.clock.monotonic();
+    api.shutdown().await;
+    // The server's own patience with calls that do not end is 10 s.
+    assert!(world.env.clock.monotonic() - began < std::time::Duration::from_secs(8));
+    let status = stream.message().await.expect_err("the watch ends with the server");
+    assert_eq!(fkv_rpc::status::Failure::of(&status).kind, fkv_rpc::status::ErrorKind::Unavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]

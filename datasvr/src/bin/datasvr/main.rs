@@ -2,10 +2,11 @@
 
 mod settings;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use fkv_datasvr::DataServer;
+use fkv_datasvr::{DataServer, StartError};
 use fkv_env::Env;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,7 +56,10 @@ async fn run(settings: Settings) -> Result<(), Failed> {
         fkv_meta::OpenError::BadUrl { .. } => Failed::Usage(error.to_string()),
         fkv_meta::OpenError::Store(_) => failed(&error),
     })?;
-    let server = DataServer::start(env, config, meta, store).await.map_err(|error| failed(&error))?;
+    let server = DataServer::start(env, config, meta, store).await.map_err(|error| match error {
+        StartError::Name(_) | StartError::Config(_) | StartError::Insecure(_) => Failed::Usage(error.to_string()),
+        StartError::Listen { .. } | StartError::Reflection(_) => failed(&error),
+    })?;
     println!("listening on {}", server.addr());
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -69,7 +73,10 @@ async fn run(settings: Settings) -> Result<(), Failed> {
 fn start_log(settings: &Settings) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
         .map_err(|error| format!("`{}` is no log filter: {error}", settings.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

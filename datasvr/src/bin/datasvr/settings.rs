@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Serves FeatureKV's control API and works on load tasks.
 ///
-/// Settings come from a TOML file, from FKV_DATASVR_<SETTING> variables (FKV_DATASVR_S3__ENDPOINT for a setting in a
-/// section) and from flags; later ones win. Keys of S3 are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only.
+/// Settings come from a TOML file, from variables such as FKV_DATASVR_LISTEN (or FKV_DATASVR_S3__ENDPOINT for a setting in
+/// a section) and from flags; later ones win. Keys of S3 are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only.
 ///
 /// Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
 #[derive(Debug, Parser, Serialize)]
