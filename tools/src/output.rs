@@ -85,6 +85,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A count of things: 1 table, 2 tables. For nouns whose plural ends in `s`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// A rate for people: 1.23 M keys/s, 456 k keys/s, 789 keys/s.
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn rate(amount: u64, seconds: f64, what: &str) -> String {
@@ -170,6 +175,7 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 1023, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "row")), ["0 rows", "1 row", "2,000 rows"]);
         assert_eq!(rate(3_000_000, 2.0, "rows"), "1.50 M rows/s");
         assert_eq!(rate(100, 2.0, "keys"), "50 keys/s");
     }

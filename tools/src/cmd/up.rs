@@ -6,7 +6,7 @@ use crate::cli::{CONTROL_PORT, UpArgs};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::local::{LocalCluster, LocalOptions};
-use crate::output::duration;
+use crate::output::{counted, duration};
 use crate::signals::Signals;
 
 #[derive(Serialize)]
@@ -77,8 +77,11 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Outcome {
         let ReadyView { endpoint, sects, roles, tables, dir, .. } = &view;
         writeln!(
             out,
-            "ready in {}: control API at {endpoint}, {sects} sects x {roles} roles, {tables} tables",
-            duration(took)
+            "ready in {}: control API at {endpoint}, {} x {}, {}",
+            duration(took),
+            counted(u64::from(*sects), "sect"),
+            counted(u64::from(*roles), "role"),
+            counted(*tables as u64, "table"),
         )?;
         writeln!(out, "data is in {dir}; started again there, the cluster has its tables and versions back")?;
         if !endpoint.ends_with(&format!(":{CONTROL_PORT}")) {

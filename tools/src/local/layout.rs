@@ -13,6 +13,7 @@ use fkv_formats::route::RoleTable;
 use fkv_meta::record::Topology;
 
 use crate::failure::{Failure, Outcome};
+use crate::output::counted;
 
 /// Server ports begin this far above the control API's.
 const PORT_GAP: u16 = 10;
@@ -72,13 +73,16 @@ pub(crate) fn restore(topology: &Topology, sects: u8, roles: u16) -> Outcome<Vec
     if topology.sects.len() != usize::from(sects) || stored_roles.iter().any(|&stored| stored != usize::from(roles)) {
         let stored = match stored_roles.iter().min() {
             Some(first) if stored_roles.iter().all(|other| other == first) => {
-                format!("{} sects x {first} roles", topology.sects.len())
+                numbers(topology.sects.len() as u64, *first as u64)
             }
             _ => format!("sects with {stored_roles:?} roles"),
         };
         return Err(Failure::coded(
             "failed_precondition",
-            format!("this cluster was made with {stored}, not {sects} sects x {roles} roles, and keeps them"),
+            format!(
+                "this cluster was made with {stored}, not {}, and keeps them",
+                numbers(u64::from(sects), u64::from(roles))
+            ),
         )
         .hint("give the same --sects and --roles as then, or make a new cluster in another --dir"));
     }
@@ -103,6 +107,10 @@ pub(crate) fn restore(topology: &Topology, sects: u8, roles: u16) -> Outcome<Vec
         }
     }
     Ok(servers)
+}
+
+fn numbers(sects: u64, roles: u64) -> String {
+    format!("{} x {}", counted(sects, "sect"), counted(roles, "role"))
 }
 
 #[cfg(test)]

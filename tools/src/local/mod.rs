@@ -27,6 +27,8 @@ use crate::progress::Progress;
 
 /// Pause between looks at a cluster that is starting.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a directory or port may be held by a process on its way out.
+const HELD_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long servers may take to claim their slots before the start is given up.
 const CLAIM_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -74,7 +76,7 @@ impl LocalCluster {
         // Before anything is made: a wrong number must not leave a directory behind.
         let planned = layout::plan(options.sects, options.roles, options.port)?;
         let keys = Keys::new(&options.module).map_err(|error| Failure::usage(error.to_string()))?;
-        let mut directory = Directory::open(&*env.files, &options.dir)?;
+        let mut directory = patiently(env, async || Directory::open(&*env.files, &options.dir)).await?;
         let meta = open_metadata(env, options, &directory).await?;
         let store = open_store(env, options, &directory)?;
         let stored = Meta::new(meta.clone(), keys).topology().await.context(|| format!("read {}", options.metadata))?;
@@ -83,7 +85,7 @@ impl LocalCluster {
             None => planned,
         };
         let control_address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
-        check_ports(env, control_address, &layout, stored.is_some()).await?;
+        patiently(env, async || check_ports(env, control_address, &layout, stored.is_some()).await).await?;
 
         let mut servers = Vec::new();
         for server in layout {
@@ -177,6 +179,22 @@ impl LocalCluster {
         futures::future::join_all(servers.into_iter().map(|(_, server)| server.shutdown())).await;
         // Held to the last: nobody else may start while we still write.
         drop(directory);
+    }
+}
+
+/// Tries for a moment longer what somebody else holds: a process that was killed needs a little time to be gone.
+async fn patiently<T>(env: &Env, attempt: impl AsyncFn() -> Outcome<T>) -> Outcome<T> {
+    let begun = env.clock.monotonic();
+    loop {
+        match attempt().await {
+            Err(failure)
+                if ["in_use", "port_in_use"].contains(&failure.code)
+                    && env.clock.monotonic().saturating_sub(begun) < HELD_TIME_MAX =>
+            {
+                env.clock.sleep(LOOK_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -139,7 +139,10 @@ impl TableView {
             ],
         )?;
         for range in &self.quarantine {
-            writeln!(out, "versions {} to {} are never used again", range.after + 1, range.through)?;
+            match range.after.saturating_add(1) {
+                only if only == range.through => writeln!(out, "version {only} is never used again")?,
+                first => writeln!(out, "versions {first} to {} are never used again", range.through)?,
+            }
         }
         for exclusion in &self.exclusions {
             writeln!(

@@ -7,7 +7,7 @@ use fkv_rpc::control;
 use serde::Serialize;
 
 use super::some;
-use crate::output::{Columns, bytes, count, duration, moment, write_block};
+use crate::output::{Columns, bytes, count, counted, duration, moment, write_block};
 
 #[derive(Clone, Debug, Default, Serialize)]
 struct SpecView {
@@ -164,9 +164,9 @@ impl TaskView {
         let name = format!("task {} of table {}", self.task, self.table);
         match (self.state.as_str(), self.version) {
             ("finished", Some(version)) => format!(
-                "{name} finished: version {version} is shown, {} records of {} rows in {}",
-                count(self.stats.records),
-                count(self.stats.rows_read),
+                "{name} finished: version {version} is shown, {} of {} in {}",
+                counted(self.stats.records, "record"),
+                counted(self.stats.rows_read, "row"),
                 duration(Duration::from_millis(self.changed_unix_ms.saturating_sub(self.submitted_unix_ms))),
             ),
             ("queued", _) => format!("{name} is queued"),
