@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use fkv_env::{Entropy as _, SeededEntropy};
 use fkv_formats::id::Version;
 use fkv_tests::audit::Audit;
 use fkv_tests::cluster::Cluster;
 use fkv_tests::model::{Model, Shape};
 use fkv_tests::reads::Readers;
+use fkv_tests::wait;
 
 /// Batches that every reader reads in each state: enough to see it, and the way there.
 const BATCHES: u64 = 25;
@@ -90,6 +92,151 @@ async fn no_answer_mixes_versions_with_two_sects_of_three_roles() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_answer_mixes_versions_with_one_sect_of_eight_roles() {
     tour(Shape::I64, 1, 8).await;
+}
+
+/// What a random tour does next.
+enum Step {
+    Load,
+    Rollback,
+    Release,
+    CrashOrRestart,
+    RestartDataSvr,
+}
+
+/// Loads, rollbacks, releases and crashes in random order, without waiting for one to settle before the next. One
+/// server at most is away at a time, so every read must succeed; and whatever happens, no promise may be broken.
+async fn random_tour(seed: u64) {
+    let entropy = SeededEntropy::new(seed);
+    let mut cluster = Cluster::start(2, 2).await;
+    let control = cluster.control.clone();
+    let model = Model::new(seed, 4_000, Shape::Bytes);
+    let audit = Arc::new(Audit::new(model));
+    control.create("t", &model.schema()).await;
+    control.load("t", cluster.model_load("t", &model, Version(1))).await;
+    let readers = Readers::start(&cluster.env, &cluster.client_config(), "t", &audit, 2).await;
+    let mut loads = 1;
+    for step in 0..30 {
+        let next = match entropy.below(10) {
+            0..=3 => Step::Load,
+            4..=5 => Step::Rollback,
+            6 => Step::Release,
+            7..=8 => Step::CrashOrRestart,
+            _ => Step::RestartDataSvr,
+        };
+        let outcome = match next {
+            Step::Load => {
+                let spec = cluster.model_load("t", &model, Version(loads + 1));
+                let submitted = control.submit("t", spec, "").await.map(|_| ());
+                loads += u64::from(submitted.is_ok());
+                submitted
+            }
+            Step::Rollback => {
+                let head = control.table("t").await.head;
+                control.rollback("t", 1 + entropy.below(head), false).await.map(|_| ())
+            }
+            Step::Release => control.release("t", false).await.map(|_| ()),
+            Step::CrashOrRestart => {
+                let away = cluster.slots().find(|(_, running)| !running).map(|(slot, _)| slot.to_owned());
+                if let Some(slot) = away {
+                    cluster.restart(&slot).await;
+                    cluster.all_ready().await;
+                } else {
+                    let at = usize::try_from(entropy.below(4)).expect("four slots");
+                    let slot = cluster.slots().nth(at).expect("four slots").0.to_owned();
+                    cluster.crash(&slot);
+                }
+                Ok(())
+            }
+            Step::RestartDataSvr => {
+                cluster.crash_data();
+                cluster.restart_data().await;
+                Ok(())
+            }
+        };
+        // What the present state does not permit is refused; anything else is a fault.
+        if let Err(status) = outcome {
+            assert_eq!(status.code(), tonic::Code::FailedPrecondition, "seed {seed}, step {step}: {status}");
+        }
+        readers.progress(4).await;
+    }
+
+    // Once faults stop, everything settles.
+    let away: Vec<String> = cluster.slots().filter(|(_, running)| !running).map(|(slot, _)| slot.to_owned()).collect();
+    for slot in &away {
+        cluster.restart(slot).await;
+    }
+    if control.table("t").await.phase == "rolled_back" {
+        control.wait_aligned("t").await;
+        control.release("t", false).await.expect("what is rolled back and shown can be released");
+    }
+    for task in control.tasks("t").await.expect("listed") {
+        control.wait_end("t", task.task).await;
+    }
+    let shown = control.wait_aligned("t").await.aligned.expect("something is shown");
+    wait::until(&cluster.env, "all readers to see the last version", async || {
+        readers.progress(2).await;
+        let newest = audit.figures().shown.iter().map(|(_, epoch)| epoch.0).max();
+        wait::check(newest == Some(shown.epoch), || format!("seed {seed}: epoch {newest:?} of {shown:?}"))
+    })
+    .await;
+    let errors = readers.stop().await;
+    assert!(errors.is_empty(), "seed {seed}: one server at most was away: {errors:?}");
+
+    // Every version that was read is one that was committed, under its content id.
+    let versions = control.versions("t").await.expect("listed");
+    assert!(versions.iter().map(|version| version.version).eq(1..=versions.len() as u64), "versions are dense");
+    let figures = audit.figures();
+    for (version, data) in &figures.versions {
+        let listed = versions.iter().find(|listed| listed.version == version.0).expect("a committed version");
+        if listed.kind == "release" {
+            assert_eq!(figures.versions.get(&Version(listed.of)).unwrap_or(data), data, "seed {seed}: {listed:?}");
+        } else {
+            let task = control.task("t", listed.task).await.expect("the task of a version is kept");
+            let input = task.spec.expect("a task has its spec").inputs.remove(0);
+            assert!(input.ends_with(&format!("t-{data}.parquet")), "seed {seed}: {version} is of {data}, not {input}");
+        }
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_mixed_or_taken_back_whatever_happens_in_whatever_order() {
+    // FKV_TEST_SEEDS=100-500 for a long soak, or for one seed that failed.
+    let seeds = std::env::var("FKV_TEST_SEEDS").unwrap_or_else(|_| "1-3".to_owned());
+    let (first, last) = seeds.split_once('-').unwrap_or((&seeds, &seeds));
+    let seed = |text: &str| text.parse::<u64>().expect("FKV_TEST_SEEDS is first-last");
+    for seed in seed(first)..=seed(last) {
+        println!("seed {seed}");
+        random_tour(seed).await;
+    }
+}
+
+/// Servers that keep the replaced image on disk only: a rollback loads it while the present one is shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_retained_on_disk_comes_back_by_loading() {
+    let cluster = Cluster::start(2, 2).await;
+    let control = &cluster.control;
+    let model = Model::new(13, 5_000, Shape::Bytes);
+    let audit = Arc::new(Audit::new(model));
+    control.create_retaining_on_disk("t", &model.schema()).await.expect("created");
+    control.load("t", cluster.model_load("t", &model, Version(1))).await;
+    let readers = Readers::start(&cluster.env, &cluster.client_config(), "t", &audit, 2).await;
+    control.load("t", cluster.model_load("t", &model, Version(2))).await;
+    readers.progress(BATCHES).await;
+    // The replaced image leaves memory once all servers have flipped and said so.
+    wait::until(&cluster.env, "version 1 to leave memory", async || {
+        let reply = control.rollback("t", 1, true).await.map_err(|status| status.to_string())?;
+        wait::check(reply.slots_to_load.len() == 4, || format!("{:?} do not hold it", reply.slots_to_load))
+    })
+    .await;
+    let reply = control.rollback("t", 1, false).await.expect("version 1 can be shown again");
+    assert!(!reply.flips_at_once, "{reply:?}");
+    assert_eq!(control.wait_aligned("t").await.aligned.map(|label| label.version), Some(1));
+    readers.progress(BATCHES).await;
+    let errors = readers.stop().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    let shown: Vec<u64> = audit.figures().shown.iter().map(|(version, _)| version.0).collect();
+    assert_eq!(shown, [1, 1, 2], "version 1 at two epochs");
 }
 
 /// Records expire between a version's `as_of` and the read timestamp: the same instant gives the same answer at every

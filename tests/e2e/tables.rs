@@ -66,6 +66,61 @@ async fn a_table_made_again_shares_nothing_with_the_dropped_one() {
     }
 }
 
+/// A table dropped in the middle of a load takes its task with it; servers, name and store are free for the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_dropped_while_it_aligns_leaves_nothing_in_the_way() {
+    let mut cluster = Cluster::start(1, 2).await;
+    let control = cluster.control.clone();
+    let model = Model::new(4, 1_000, Shape::Bytes);
+    for round in 1..=2 {
+        control.create("t", &model.schema()).await;
+        cluster.crash("a/1");
+        let task = control.start_load("t", cluster.model_load("t", &model, Version(round))).await;
+        control.wait_for("t", task, &["aligning"]).await;
+        let waiting = control.start_load("t", cluster.model_load("t", &model, Version(round + 10))).await;
+        assert_eq!(waiting, task + 1);
+        control.drop_table("t").await.expect("a table can be dropped at any time");
+        cluster.restart("a/1").await;
+        cluster.all_claimed().await;
+    }
+    control.create("t", &model.schema()).await;
+    let task = control.load("t", cluster.model_load("t", &model, Version(3))).await;
+    assert_eq!((task.task, task.version), (1, 1));
+    let client = cluster.client().await;
+    let keys: Vec<u64> = (0..model.keys).map(|index| model.key(index)).collect();
+    let answer = client.get("t", Keys::U64(&keys), &ReadOptions::default()).await.expect("loaded");
+    for (position, index) in (0..model.keys).enumerate() {
+        assert_eq!(answer_at(&answer, position), model.answer(Version(3), 0, index, 0));
+    }
+}
+
+/// The client of programs without an asynchronous runtime gives the same answers.
+#[test]
+fn the_blocking_client_reads_what_the_other_one_reads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("starts");
+    let model = Model::new(6, 2_000, Shape::I64);
+    let cluster = runtime.block_on(async {
+        let cluster = Cluster::start(2, 2).await;
+        cluster.control.create("t", &model.schema()).await;
+        cluster.control.load("t", cluster.model_load("t", &model, Version(1))).await;
+        cluster
+    });
+    let client = fkv_client::blocking::Client::connect(cluster.env.clone(), cluster.client_config()).expect("connects");
+    let keys: Vec<u64> = (0..model.keys).map(|index| model.key(index)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let answer = client.get("t", Keys::U64(&keys), &ReadOptions::default()).expect("loaded");
+                for (position, index) in (0..model.keys).enumerate() {
+                    assert_eq!(answer_at(&answer, position), model.answer(Version(1), 0, index, 0));
+                }
+            });
+        }
+    });
+    drop(client);
+    runtime.block_on(cluster.shutdown());
+}
+
 /// One call reads several tables of other shapes, in the caller's order, repeated and absent keys included.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_call_over_several_tables_keeps_every_key_in_its_place() {

@@ -153,6 +153,18 @@ impl Cluster {
         self.slots.insert(slot.to_owned(), Slot { config, running: Some(running) });
     }
 
+    /// Waits until the servers that run show what they should, or say why they cannot.
+    pub async fn all_ready(&self) {
+        for server in self.slots.values().filter_map(|slot| slot.running.as_ref()) {
+            server.ready().await;
+        }
+    }
+
+    /// The slots, and whether their servers run.
+    pub fn slots(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.slots.iter().map(|(name, slot)| (name.as_str(), slot.running.is_some()))
+    }
+
     /// Stops the DataSvr as a crash would.
     pub fn crash_data(&mut self) {
         self.data = None;

@@ -78,7 +78,20 @@ impl Control {
     /// # Errors
     /// The server's status.
     pub async fn try_create(&self, name: &str, schema: &Schema) -> Result<Table, Status> {
-        let request = CreateTableRequest {
+        self.client.clone().create_table(Self::create_request(name, schema)).await.map(tonic::Response::into_inner)
+    }
+
+    /// Creates a table whose servers keep an image that was replaced in their local files only.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn create_retaining_on_disk(&self, name: &str, schema: &Schema) -> Result<Table, Status> {
+        let request = CreateTableRequest { retain_old: "disk".into(), ..Self::create_request(name, schema) };
+        self.client.clone().create_table(request).await.map(tonic::Response::into_inner)
+    }
+
+    fn create_request(name: &str, schema: &Schema) -> CreateTableRequest {
+        CreateTableRequest {
             name: name.into(),
             kind: schema.kind.to_string(),
             key_type: schema.key.to_string(),
@@ -87,8 +100,7 @@ impl Control {
             f16_overflow: schema.f16_overflow.to_string(),
             ttl: schema.ttl,
             ..CreateTableRequest::default()
-        };
-        self.client.clone().create_table(request).await.map(tonic::Response::into_inner)
+        }
     }
 
     /// Creates a table.
