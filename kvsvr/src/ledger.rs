@@ -72,6 +72,16 @@ impl Ledger {
         Ok(Reservation { ledger: Arc::clone(self), amounts: Amounts { memory, disk } })
     }
 
+    /// Whether what was refused then would fit now.
+    pub(crate) fn has_room_for(&self, refused: DoesNotFit) -> bool {
+        let used = self.used();
+        let (used, max) = match refused.resource {
+            Resource::Memory => (used.memory, self.max.memory),
+            Resource::Disk => (used.disk, self.max.disk),
+        };
+        used.checked_add(refused.asked).is_some_and(|total| total <= max)
+    }
+
     pub(crate) fn used(&self) -> Amounts {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }

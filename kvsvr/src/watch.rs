@@ -131,7 +131,7 @@ impl Controller {
                 changed = settled.changed() => if changed.is_err() { break },
                 Some(ended) = self.ended.recv() => self.load_ended(ended),
                 () = wake => {}
-                () = room, if has_room_trouble => self.tables.values_mut().for_each(Table::room_was_made),
+                () = room, if has_room_trouble => self.tables.values_mut().for_each(|table| table.room_was_made(&ledger)),
                 () = told_to_stop(&mut self.parts.stop) => break,
             }
         }

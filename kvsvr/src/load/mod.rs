@@ -106,6 +106,9 @@ pub(crate) enum LoadError {
 
 impl LoadError {
     fn trouble(&self, content: ContentId) -> Trouble {
+        if let Self::DoesNotFit(refused) = self {
+            return Trouble::of_refusal(content, *refused, self.to_string());
+        }
         let kind = match self {
             Self::Store(StoreError::NotFound { .. }) | Self::Version { .. } => TroubleKind::Missing,
             Self::DoesNotFit(_) | Self::DiskFull { .. } => TroubleKind::DoesNotFit,

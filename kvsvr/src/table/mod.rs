@@ -8,7 +8,7 @@
 mod plan;
 mod trouble;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use self::plan::{Held, HeldImage, IMAGES_MAX, plan};
 pub(crate) use self::trouble::{Trouble, TroubleKind};
 pub(crate) use crate::image::Discarded;
 use crate::image::{Image, Labelled, LocalFile, LocalImage, Pair, PartSet, ServedTable};
+use crate::ledger::Ledger;
 use crate::load::Loaded;
 use crate::state_file::{ImageState, TableState};
 
@@ -110,7 +111,10 @@ pub(crate) struct Table {
     serving: Option<ContentId>,
     shown: Option<Label>,
     loading: Option<Loading>,
-    trouble: Option<Trouble>,
+    /// What loads failed on, by content.
+    troubles: BTreeMap<ContentId, Trouble>,
+    /// When the last step was.
+    stepped_at: Duration,
     /// Why this build cannot serve the table; empty if it can.
     refused: String,
     /// The contents to report after the last step.
@@ -127,7 +131,8 @@ impl Table {
             serving: None,
             shown,
             loading: None,
-            trouble: None,
+            troubles: BTreeMap::new(),
+            stepped_at: Duration::ZERO,
             refused: String::new(),
             report: BTreeSet::new(),
         }
@@ -149,24 +154,27 @@ impl Table {
 
     /// What is wrong with loading what is wanted; empty if nothing is.
     pub(crate) fn problem(&self) -> &str {
-        self.trouble.as_ref().map_or(&self.refused, |trouble| trouble.text())
+        let wanted = [self.record.aligned, self.record.target].into_iter().flatten();
+        let worst = wanted.filter_map(|label| self.troubles.get(&label.content)).next();
+        worst.or(self.troubles.values().next()).map_or(&self.refused, Trouble::text)
     }
 
-    /// When a failed load is due again.
+    /// When the next failed load is due again; those that were due at the last step had their turn then.
     pub(crate) fn retry_at(&self) -> Option<Duration> {
-        if self.loading.is_some() { None } else { self.trouble.as_ref().and_then(Trouble::retry_at) }
+        if self.loading.is_some() {
+            return None;
+        }
+        self.troubles.values().filter_map(Trouble::retry_at).filter(|at| *at > self.stepped_at).min()
     }
 
-    /// Room was made: a load that did not fit may be tried at once.
-    pub(crate) fn room_was_made(&mut self) {
-        if let Some(trouble) = &mut self.trouble {
-            trouble.room_was_made();
-        }
+    /// Room was made: a load that did not fit may be tried soon.
+    pub(crate) fn room_was_made(&mut self, ledger: &Ledger) {
+        self.troubles.values_mut().for_each(|trouble| trouble.room_was_made(ledger));
     }
 
     /// Whether a load failed because it did not fit.
     pub(crate) fn waits_for_room(&self) -> bool {
-        self.trouble.as_ref().is_some_and(Trouble::waits_for_room)
+        self.troubles.values().any(Trouble::waits_for_room)
     }
 
     /// Notes that this build cannot serve the table at all.
@@ -187,7 +195,9 @@ impl Table {
     /// Closes the gap between what is wanted and what is held, as far as that can be done at once.
     pub(crate) fn step(&mut self, around: Surroundings<'_>) -> Effects {
         let mut effects = Effects::default();
+        self.stepped_at = around.now;
         self.relabel(around.wanted);
+        self.forget_troubles(around);
         let mut plan = plan(around.wanted, &self.held(around));
         // What was dropped makes room for what comes next, and no event would say so.
         while !plan.drop.is_empty() {
@@ -269,17 +279,38 @@ impl Table {
                 assert!(self.images.len() < IMAGES_MAX, "a load begins only where its image has a place");
                 let image = Arc::new(loaded.image);
                 self.images.push(InMemory { label: loading.label, image, local: loaded.local, served, reporting });
-                self.trouble = loaded.missing.map(|trouble| trouble.after(self.trouble.take(), now));
+                let before = self.troubles.remove(&content);
+                if let Some(trouble) = loaded.missing {
+                    self.troubles.insert(content, trouble.after(before, now));
+                }
             }
             Err(trouble) => {
-                let Self { record, shelf, .. } = self;
-                let is_needed = [record.aligned, record.target].into_iter().flatten().any(|l| l.content == content);
+                let Self { record, shelf, serving, .. } = self;
+                let is_needed = serving.is_none()
+                    || [record.aligned, record.target].into_iter().flatten().any(|label| label.content == content);
                 match shelf.iter_mut().find(|shelved| shelved.label.content == content) {
                     Some(shelved) if !is_needed => shelved.resting = true,
-                    _ => self.trouble = Some(trouble.after(self.trouble.take(), now)),
+                    _ => {
+                        let before = self.troubles.remove(&content);
+                        self.troubles.insert(content, trouble.after(before, now));
+                    }
                 }
             }
         }
+    }
+
+    /// Forgets what went wrong with contents that nobody waits for any more.
+    fn forget_troubles(&mut self, around: Surroundings<'_>) {
+        let Wanted::Table { target, aligned, .. } = around.wanted else { return self.troubles.clear() };
+        let Self { troubles, images, shelf, serving, .. } = self;
+        troubles.retain(|content, _| {
+            let is_wanted = [aligned, target].into_iter().flatten().any(|label| label.content == *content);
+            let is_whole = images
+                .iter()
+                .any(|held| held.image.content() == *content && around.parts.is_subset(held.image.parts()));
+            let stands_in = serving.is_none() && shelf.iter().any(|image| image.label.content == *content);
+            !around.parts.is_empty() && !is_whole && (is_wanted || stands_in)
+        });
     }
 
     fn held(&self, around: Surroundings<'_>) -> Held {
@@ -295,8 +326,21 @@ impl Table {
                 Reporting::Withdrawn(number) => around.settled < number,
             },
         });
-        let mut shelved = self.shelf.iter().filter(|image| image.served && !image.resting).map(|image| image.label);
-        Held { images: images.collect(), serving: self.serving, shelved: shelved.next_back() }
+        let is_wanted = |label: Label| match around.wanted {
+            Wanted::Table { target, aligned, .. } => {
+                [aligned, target].into_iter().flatten().any(|wanted| wanted.content == label.content)
+            }
+            Wanted::Nothing => false,
+        };
+        let shelved = self.shelf.iter().filter(|image| image.served && (!image.resting || self.serving.is_none()));
+        let shelved = shelved.map(|image| image.label).filter(|label| !is_wanted(*label));
+        Held {
+            images: images.collect(),
+            serving: self.serving,
+            shelved: shelved.max_by_key(|label| (label.epoch, label.version)),
+            loading: self.loading.as_ref().map(|loading| loading.label.content),
+            troubled: self.troubles.iter().map(|(content, trouble)| (*content, trouble.is_due(around.now))).collect(),
+        }
     }
 
     /// Images go by the newest label of their content.
@@ -389,24 +433,14 @@ impl Table {
             // Nobody wants it any more.
             self.loading = None;
         }
-        let Some(label) = wish else {
-            self.trouble = None;
-            return;
-        };
-        if self.trouble.as_ref().is_some_and(|trouble| trouble.content() != label.content) {
-            self.trouble = None;
-        }
-        let due = self.trouble.as_ref().is_none_or(|trouble| trouble.retry_at().is_some_and(|at| at <= around.now));
-        if self.loading.is_some() || !due {
-            return;
-        }
+        let Some(label) = wish.filter(|_| self.loading.is_none()) else { return };
         let held = self.images.iter().find(|held| held.image.content() == label.content);
         let shelved = self.shelf.iter().find(|shelved| shelved.label.content == label.content);
         effects.load = Some(LoadStart {
             label,
             existing: held.map(|held| Arc::clone(&held.image)),
             local: held.map(|held| &held.local).or(shelved.map(|shelved| &shelved.local)).cloned(),
-            reread: self.trouble.as_ref().is_some_and(Trouble::wants_reread),
+            reread: self.troubles.get(&label.content).is_some_and(Trouble::wants_reread),
         });
     }
 }
@@ -432,7 +466,6 @@ mod tests {
 
     use super::*;
     use crate::image::ImageBuilder;
-    use crate::ledger::Ledger;
 
     fn label(number: u8) -> Label {
         let content = ContentId([number; 32]);

@@ -9,9 +9,10 @@
 //! The plan is declarative and level-triggered: whatever event comes, the caller asks for the plan again and closes
 //! the gap. At most two images of a table exist at any time, one that is being loaded included. Default reads are
 //! answered by the aligned content, or by the one aligned before while the newer is not there; never by a target. An
-//! image is dropped only after the report without it was acknowledged.
+//! image is dropped only after the report without it was acknowledged. A content that cannot be loaded does not keep
+//! the others from it: while its next try is not due, the next content has its turn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fkv_formats::id::ContentId;
 use fkv_meta::record::{Label, RetainOld};
@@ -54,8 +55,12 @@ pub(crate) struct HeldImage {
 pub(crate) struct Held {
     pub(crate) images: Vec<HeldImage>,
     pub(crate) serving: Option<ContentId>,
-    /// An image that was shown and is on disk only.
+    /// An image that was shown and is on disk only, neither aligned nor the target.
     pub(crate) shelved: Option<Label>,
+    /// The content that is being loaded.
+    pub(crate) loading: Option<ContentId>,
+    /// Contents whose last load failed or brought only a part, and whether the next try is due.
+    pub(crate) troubled: BTreeMap<ContentId, bool>,
 }
 
 /// What should be.
@@ -84,14 +89,6 @@ pub(crate) fn plan(wanted: Wanted, held: &Held) -> Plan {
         Wanted::Nothing => None,
         Wanted::Table { .. } => serve(aligned, held),
     };
-    let find = |content: ContentId| held.images.iter().find(|image| image.content == content);
-    let load = [aligned, target]
-        .into_iter()
-        .flatten()
-        .find(|label| find(label.content).is_none_or(|image| !image.complete))
-        // After a restart the image that was kept for a rollback comes back, too, once all else is there.
-        .or(held.shelved.filter(|_| retain == RetainOld::Ram && held.images.len() < IMAGES_MAX && serve.is_some()));
-
     let needed: BTreeSet<ContentId> = [aligned, target].into_iter().flatten().map(|label| label.content).collect();
     // Nobody needs these any more. One that was shown stays while there is room, for SyncVersion and rollback.
     let idle = |image: &&HeldImage| !needed.contains(&image.content) && serve != Some(image.content);
@@ -103,18 +100,13 @@ pub(crate) fn plan(wanted: Wanted, held: &Held) -> Plan {
         .map(|image| image.content)
         .collect();
 
-    // A load of something new needs a place in the pair.
+    let load = next_load(wanted, held, serve);
     let mut load_now = load;
+    // A load of something new needs a place in the pair.
     if let Some(label) = load
-        && find(label.content).is_none()
-        && held.images.len() >= IMAGES_MAX
+        && needs_place(held, label.content)
     {
-        let victims = held.images.iter().filter(|image| serve != Some(image.content));
-        // Nothing needs an idle image; otherwise the image on the other side of the pair gives way, because aligned
-        // content (`load` prefers it) comes before a target.
-        if let Some(victim) = victims.min_by_key(|image| (!idle(image), image.content)) {
-            leaving.insert(victim.content);
-        }
+        leaving.extend(victim(held, serve, &needed).map(|victim| victim.content));
         load_now = None;
     }
 
@@ -129,8 +121,58 @@ pub(crate) fn plan(wanted: Wanted, held: &Held) -> Plan {
     plan
 }
 
+/// What to load next: aligned content first, then the target, then what is kept for a rollback. What was shown before
+/// comes ahead of the target while nothing is shown.
+fn next_load(wanted: Wanted, held: &Held, serve: Option<ContentId>) -> Option<Label> {
+    let Wanted::Table { target, aligned, retain } = wanted else { return None };
+    let is_whole = |content| held.images.iter().any(|image| image.content == content && image.complete);
+    let has_room = held.images.len() < IMAGES_MAX;
+    let shelved =
+        held.shelved.filter(|_| has_room || held.shelved.is_some_and(|label| !needs_place(held, label.content)));
+    let candidates: Vec<Label> = [
+        aligned,
+        shelved.filter(|_| serve.is_none() && aligned.is_some()),
+        target,
+        shelved.filter(|_| serve.is_some() && retain == RetainOld::Ram),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|label| !is_whole(label.content))
+    .collect();
+    let needed: BTreeSet<ContentId> = [aligned, target].into_iter().flatten().map(|label| label.content).collect();
+    let is_untried = |label: &Label| !held.troubled.contains_key(&label.content);
+    let may_load = |label: &Label| {
+        let due = held.troubled.get(&label.content).copied();
+        // An image that something needs gives way to what was tried in vain only if it is no better itself.
+        let gives_way = |image: &HeldImage| {
+            !needed.contains(&image.content) || (!image.complete && held.troubled.contains_key(&image.content))
+        };
+        due.unwrap_or(true)
+            && (due.is_none()
+                || !needs_place(held, label.content)
+                || victim(held, serve, &needed).is_some_and(gives_way))
+    };
+    // A load under way goes on, lest another try of something else cut it short again and again.
+    if let Some(at) = candidates.iter().position(|label| Some(label.content) == held.loading) {
+        return candidates[..at].iter().find(|label| is_untried(label)).or(candidates.get(at)).copied();
+    }
+    candidates.into_iter().find(may_load)
+}
+
+/// Whether the image of `content` has no place in the pair.
+fn needs_place(held: &Held, content: ContentId) -> bool {
+    held.images.len() >= IMAGES_MAX && held.images.iter().all(|image| image.content != content)
+}
+
+/// Which image gives way to another: one that nothing needs; otherwise the one on the other side of the pair, because
+/// aligned content comes before a target.
+fn victim<'h>(held: &'h Held, serve: Option<ContentId>, needed: &BTreeSet<ContentId>) -> Option<&'h HeldImage> {
+    let victims = held.images.iter().filter(|image| serve != Some(image.content));
+    victims.min_by_key(|image| (needed.contains(&image.content), image.content))
+}
+
 /// Default reads: the aligned content if it answers for all that is answered now; else what was shown before; else
-/// what there is of the aligned.
+/// what there is of the aligned; else what an earlier life of the server showed.
 fn serve(aligned: Option<Label>, held: &Held) -> Option<ContentId> {
     let aligned = aligned?;
     let image = held.images.iter().find(|image| image.content == aligned.content);
@@ -138,7 +180,8 @@ fn serve(aligned: Option<Label>, held: &Held) -> Option<ContentId> {
         return Some(aligned.content);
     }
     let before = held.serving.filter(|content| held.images.iter().any(|image| image.content == *content));
-    before.or(image.map(|image| image.content))
+    let earlier = || held.images.iter().find(|image| image.served).map(|image| image.content);
+    before.or(image.map(|image| image.content)).or_else(earlier)
 }
 
 #[cfg(test)]
@@ -165,7 +208,7 @@ mod tests {
     }
 
     fn holding(images: &[HeldImage], serving: Option<u8>) -> Held {
-        Held { images: images.to_vec(), serving: serving.map(content), shelved: None }
+        Held { images: images.to_vec(), serving: serving.map(content), ..Held::default() }
     }
 
     #[test]
@@ -217,6 +260,53 @@ mod tests {
         assert_eq!(plan(table(3, Some(2)), &shelved(&[whole(2)], Some(2))).load, Some(label(3)));
         let disk = Wanted::Table { target: Some(label(2)), aligned: Some(label(2)), retain: RetainOld::Disk };
         assert_eq!(plan(disk, &shelved(&[whole(2)], Some(2))).load, None);
+    }
+
+    fn in_trouble(contents: &[(u8, bool)]) -> BTreeMap<ContentId, bool> {
+        contents.iter().map(|(number, due)| (content(*number), *due)).collect()
+    }
+
+    #[test]
+    fn a_damaged_aligned_version_does_not_keep_the_next_from_loading() {
+        let wanted = table(2, Some(1));
+        let troubled = |images: &[HeldImage], due| Held { troubled: in_trouble(&[(1, due)]), ..holding(images, None) };
+        assert_eq!(plan(wanted, &troubled(&[], false)).load, Some(label(2)));
+        assert_eq!(plan(wanted, &troubled(&[], true)).load, Some(label(1)), "it is tried again when that is due");
+        let partial = HeldImage { complete: false, ..whole(1) };
+        assert_eq!(plan(wanted, &troubled(&[partial], false)).load, Some(label(2)));
+        // The next version is loading when the other's try is due: it goes on, or it would never end.
+        let loading = Held { loading: Some(content(2)), ..troubled(&[], true) };
+        assert_eq!(plan(wanted, &loading).load, Some(label(2)));
+        // Reported, it makes the alignment go on.
+        let there = plan(wanted, &troubled(&[HeldImage { served: false, ..whole(2) }], false));
+        assert_eq!((there.report, there.load), (BTreeSet::from([content(2)]), None));
+        // What was never tried comes first even so.
+        assert_eq!(plan(wanted, &Held { loading: Some(content(2)), ..Held::default() }).load, Some(label(1)));
+    }
+
+    #[test]
+    fn what_was_shown_before_is_shown_again_while_the_aligned_version_cannot_be_loaded() {
+        let wanted = table(3, Some(2));
+        let held = Held { troubled: in_trouble(&[(2, false)]), shelved: Some(label(1)), ..Held::default() };
+        assert_eq!(plan(wanted, &held).load, Some(label(1)), "before the target: nothing is shown");
+        let disk = Wanted::Table { target: Some(label(2)), aligned: Some(label(2)), retain: RetainOld::Disk };
+        assert_eq!(plan(disk, &held).load, Some(label(1)), "however images are retained");
+        let restored = Held { images: vec![whole(1)], shelved: None, ..held };
+        assert_eq!(plan(wanted, &restored).serve, Some(content(1)));
+        let never_shown = HeldImage { served: false, ..whole(3) };
+        assert_eq!(plan(wanted, &Held { images: vec![never_shown], ..restored }).serve, None, "a target is not shown");
+    }
+
+    #[test]
+    fn a_pair_does_not_give_up_a_whole_target_for_what_was_tried_in_vain() {
+        let target = HeldImage { served: false, ..whole(3) };
+        let held = Held { troubled: in_trouble(&[(2, true)]), ..holding(&[whole(1), target], Some(1)) };
+        let kept = plan(table(3, Some(2)), &held);
+        assert_eq!((kept.load, kept.withdraw), (None, vec![]));
+        // Neither is whole: they take turns.
+        let partial = HeldImage { complete: false, ..target };
+        let both = Held { images: vec![whole(1), partial], troubled: in_trouble(&[(2, true), (3, false)]), ..held };
+        assert_eq!(plan(table(3, Some(2)), &both).withdraw, vec![content(3)]);
     }
 
     #[test]
