@@ -4,7 +4,8 @@
 //! ```text
 //!   Failure { kind, retry, message } ──▶ code + message + fkv-error-kind: <kind> + fkv-retry: no|elsewhere|later
 //!           ▲                                        │
-//!           └────────────── Failure::of ◀────────────┘   without the entries (a proxy, a broken connection): by code
+//!           └────────────── Failure::of ◀────────────┘   without the entries (a proxy, a broken connection, a server of
+//!                                                            something else): by code, and to be tried elsewhere
 //! ```
 
 use std::fmt;
@@ -155,13 +156,19 @@ impl Failure {
         Self { retry, ..self }
     }
 
-    /// What `status` means.
+    /// What `status` means. One without the entries was not given by a server of this system, or not by its own code: it
+    /// says nothing about what other servers would answer.
     #[must_use]
     pub fn of(status: &Status) -> Self {
         let entry = |name: &str| status.metadata().get(name).and_then(|value| value.to_str().ok());
-        let kind =
-            entry(ERROR_KIND_ENTRY).and_then(ErrorKind::named).unwrap_or_else(|| ErrorKind::of_code(status.code()));
-        let retry = entry(RETRY_ENTRY).and_then(Retry::named).unwrap_or_else(|| kind.retry());
+        let stated = entry(ERROR_KIND_ENTRY);
+        let kind = stated.and_then(ErrorKind::named).unwrap_or_else(|| ErrorKind::of_code(status.code()));
+        let retry = entry(RETRY_ENTRY).and_then(Retry::named).unwrap_or(match kind {
+            // The gRPC layers of both sides refuse messages over their limits, and end calls, without the entries.
+            ErrorKind::BatchTooLarge | ErrorKind::DeadlineExceeded => kind.retry(),
+            _ if stated.is_none() => Retry::Elsewhere,
+            _ => kind.retry(),
+        });
         Self { kind, retry, message: status.message().to_owned() }
     }
 }
@@ -207,6 +214,19 @@ mod tests {
         }
         assert_eq!(Failure::of(&Status::not_found("t")).kind, ErrorKind::NotFound);
         assert_eq!(Failure::of(&Status::data_loss("t")).kind, ErrorKind::Internal);
+    }
+
+    #[test]
+    fn what_is_no_server_of_this_system_does_not_speak_for_the_others() {
+        for code in [Code::Unimplemented, Code::NotFound, Code::InvalidArgument, Code::PermissionDenied, Code::Aborted]
+        {
+            let failure = Failure::of(&Status::new(code, "unknown service"));
+            assert_eq!(failure.retry, Retry::Elsewhere, "{code:?} without the entries");
+            let stated = Failure::new(ErrorKind::of_code(code), "no");
+            assert_eq!(Failure::of(&Status::from(stated)).retry, Retry::No, "{code:?} with them");
+        }
+        let too_long = Failure::of(&Status::out_of_range("decoded message length too large"));
+        assert_eq!((too_long.kind, too_long.retry), (ErrorKind::BatchTooLarge, Retry::No));
     }
 
     #[test]
