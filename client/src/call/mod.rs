@@ -286,20 +286,22 @@ impl<'a> Call<'a> {
         let status = answers.status();
         match status {
             SectionStatus::Ok => {
+                if answers.is_all_here() {
+                    let answered = Answered { positions: share.positions.clone(), reply: Arc::clone(reply), section };
+                    let here = share.positions;
+                    self.jobs[job].pieces.push(Piece { answered, here, server: Arc::clone(server), label });
+                    return self.close_if_whole(job, now);
+                }
                 let is_here = |key: &usize| answers.key_status(*key) != KeyStatus::NotHere;
                 let (here, elsewhere): (Vec<usize>, Vec<usize>) = (0..answers.key_count()).partition(is_here);
                 let positions = |keys: Vec<usize>| -> Positions {
                     keys.into_iter().map(|key| share.positions[key]).collect::<Vec<_>>().into()
                 };
-                let elsewhere = positions(elsewhere);
-                let here = if elsewhere.is_empty() { share.positions.clone() } else { positions(here) };
-                if elsewhere.is_empty() || !here.is_empty() {
+                let (here, elsewhere) = (positions(here), positions(elsewhere));
+                if !here.is_empty() {
                     let positions = share.positions.clone();
                     let answered = Answered { positions, reply: Arc::clone(reply), section };
                     self.jobs[job].pieces.push(Piece { answered, here, server: Arc::clone(server), label });
-                }
-                if elsewhere.is_empty() {
-                    return self.close_if_whole(job, now);
                 }
                 share.positions = elsewhere;
                 share.tried.push(Arc::clone(address));
@@ -315,6 +317,11 @@ impl<'a> Call<'a> {
             | SectionStatus::DataFault => {
                 share.tried.push(Arc::clone(address));
                 self.again(share, Reason::Refused(Arc::clone(address), status), now)
+            }
+            // The other sections of the reply may have taken the room.
+            SectionStatus::ReplyTooLarge if reply.sections().len() > 1 => {
+                self.ask_alone(server, share);
+                Ok(())
             }
             SectionStatus::ReplyTooLarge => self.ask_halves(server, share),
             SectionStatus::WrongKeyType | SectionStatus::WrongValueForm => {

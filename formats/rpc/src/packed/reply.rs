@@ -171,6 +171,13 @@ impl<'a> ReplySection<'a> {
         self.values
     }
 
+    /// Whether no key is [`KeyStatus::NotHere`].
+    #[must_use]
+    pub fn is_all_here(&self) -> bool {
+        // A key that is not here is `11`: both its bits set.
+        self.statuses.iter().all(|byte| byte & (byte >> 1) & 0x55 == 0)
+    }
+
     /// The status of key `index`. Panics at or beyond [`Self::key_count`].
     #[must_use]
     pub fn key_status(&self, index: usize) -> KeyStatus {

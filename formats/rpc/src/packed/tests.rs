@@ -176,6 +176,7 @@ fn read_reply(body: Bytes) -> Result<(ReplyHeader, Vec<Answered>), PackedError> 
             assert_eq!(section.key_status(index), *status, "both ways of reading agree");
         }
         assert_eq!(section.found_count(), answers.iter().filter(|(status, _)| *status == KeyStatus::Found).count());
+        assert_eq!(section.is_all_here(), answers.iter().all(|(status, _)| *status != KeyStatus::NotHere));
         assert_eq!(section.values().len(), answers.iter().map(|(_, value)| value.len()).sum::<usize>());
         let outcome = section.value_type().map(|value_type| (value_type, answers)).ok_or(section.status());
         Answered { label: section.label(), outcome }
