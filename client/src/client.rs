@@ -140,6 +140,13 @@ impl Client {
             let Some(event) = under_way.next().await else {
                 return Err(ClientError::Unavailable("the call came to a halt".to_owned()));
             };
+            if let Event::Answered(_, Err(failure)) = &event
+                && failure.kind == ErrorKind::DeadlineExceeded
+                && now() >= deadline_at
+            {
+                // Nobody else can be asked any more; looking for somebody would only use up the probe of a server.
+                return Err(ClientError::DeadlineExceeded(options.deadline.unwrap_or(self.config.deadline)));
+            }
             call.handle(event, now())?;
             if let Some(mut answer) = call.finish(read_ts_ms, now())? {
                 answer.effort.requests = wire.requests.load(Ordering::Relaxed);
@@ -244,10 +251,7 @@ impl Wire<'_> {
     async fn ask(&self, rpc: Rpc, router: &Router<'_>) -> Event {
         match self.race(&rpc, router).await {
             Race::First(result) => Event::Answered(rpc, result),
-            Race::Second(replies) => {
-                rpc.server.outpaced(&self.client.env);
-                Event::Outpaced(rpc, replies)
-            }
+            Race::Second(replies) => Event::Outpaced(rpc, replies),
         }
     }
 
@@ -266,6 +270,10 @@ impl Wire<'_> {
         let Some(instead) = instead.filter(|instead| self.client.hedges.spend(instead.len())) else {
             return Race::First(first.await);
         };
+        // Now that they are paid for, they are the probes of servers that wait for one.
+        for rpc in &instead {
+            rpc.server.admit(clock.monotonic());
+        }
         self.hedges.fetch_add(u32::try_from(instead.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
         let second = async {
             let results = join_all(instead.iter().map(|rpc| self.send(rpc, router))).await;
@@ -282,7 +290,10 @@ impl Wire<'_> {
                 },
             },
             replies = &mut second => match replies {
-                Some(replies) => replies,
+                Some(replies) => {
+                    rpc.server.outpaced(&self.client.env);
+                    replies
+                }
                 None => return Race::First(first.await),
             },
         };
@@ -296,8 +307,8 @@ impl Wire<'_> {
         if left.is_zero() {
             return Err(Failure::new(ErrorKind::DeadlineExceeded, "the call's deadline has passed"));
         }
-        let limit = left.min(self.client.config.rpc_timeout);
-        let reply = rpc.server.batch_get(env, self.body(rpc, router), limit).await?;
+        let allowed = self.client.config.rpc_timeout;
+        let reply = rpc.server.batch_get(env, self.body(rpc, router), left.min(allowed), left < allowed).await?;
         self.client.directory.note_generation(reply.header().generation);
         Ok(Arc::new(reply))
     }

@@ -77,14 +77,18 @@ pub(crate) struct Router<'a> {
 impl Router<'_> {
     /// The servers for a share's keys: those of the first sect, and for keys whose server there has failed, is excluded
     /// or is ejected, those of the next. Ejected servers are asked if there is nobody else. `None` if some key has no
-    /// server left.
+    /// server left. A server whose ejection has passed is probed with them.
     pub(crate) fn route(&self, share: &Share, now: Duration) -> Option<Vec<(Arc<Server>, Share)>> {
+        self.route_where(share, |server| server.admit(now))
+    }
+
+    fn route_where(&self, share: &Share, admits: impl Fn(&Server) -> bool) -> Option<Vec<(Arc<Server>, Share)>> {
         let input = &self.inputs[share.table];
         let table = self.snapshot.view.tables.get(input.name)?;
         let usable = |sect: &ActiveSect, role, ejected_too: bool| {
             sect.server(table, role)
                 .filter(|server| !share.tried.contains(server.address()))
-                .filter(|server| ejected_too || server.admit(now))
+                .filter(|server| ejected_too || admits(server))
                 .map(Arc::clone)
         };
         let mut placed = Vec::new();
@@ -143,13 +147,14 @@ impl Router<'_> {
         by_address.into_values().flatten().map(|(rpc, _)| rpc).collect()
     }
 
-    /// What else could be asked in the place of `rpc`; `None` if some of its keys have nobody else.
+    /// What else could be asked in the place of `rpc`; `None` if some of its keys have nobody else. It may not come to
+    /// that, so no server's probe is used up; see [`Server::admit`].
     pub(crate) fn instead_of(&self, rpc: &Rpc, now: Duration) -> Option<Vec<Rpc>> {
         let mut placed = Vec::new();
         for share in &rpc.shares {
             let mut share = share.clone();
             share.tried.push(Arc::clone(rpc.server.address()));
-            placed.extend(self.route(&share, now)?);
+            placed.extend(self.route_where(&share, |server| !server.is_ejected(now))?);
         }
         Some(self.bundle(placed))
     }

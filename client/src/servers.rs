@@ -10,7 +10,7 @@ use fkv_env::{ChannelOptions, Env, channel, timeout};
 use fkv_rpc::kv::kv_client::KvClient;
 use fkv_rpc::kv::{BatchGetRequest, TopologyRequest};
 use fkv_rpc::packed::{MESSAGE_OVERHEAD_BYTES, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};
-use fkv_rpc::status::{ErrorKind, Failure};
+use fkv_rpc::status::{ErrorKind, Failure, Retry};
 use fkv_rpc::topology::TopologyView;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -99,8 +99,15 @@ impl Server {
         }
     }
 
-    /// Sends a packed request body and reads the reply.
-    pub(crate) async fn batch_get(&self, env: &Env, body: Bytes, limit: Duration) -> Result<Reply, Failure> {
+    /// Sends a packed request body and reads the reply. `hurried` says that `limit` is less than a healthy server may
+    /// take, so that running into it says nothing about this one.
+    pub(crate) async fn batch_get(
+        &self,
+        env: &Env,
+        body: Bytes,
+        limit: Duration,
+        hurried: bool,
+    ) -> Result<Reply, Failure> {
         let mut request = Request::new(BatchGetRequest { body });
         // The server may stop working soon after nobody waits any more. It is `limit`, by the injected clock, that ends the
         // wait here.
@@ -110,7 +117,10 @@ impl Server {
             Reply::parse(answer.into_inner().body)
                 .map_err(|error| Failure::new(ErrorKind::Internal, format!("the reply cannot be read: {error}")))
         });
-        self.note(env, &reply);
+        match &reply {
+            Err(failure) if hurried && failure.kind == ErrorKind::DeadlineExceeded => {}
+            reply => self.note(env, reply),
+        }
         reply
     }
 
@@ -158,11 +168,13 @@ impl Server {
     }
 }
 
-/// Whether another server would say the same.
+/// Whether another server would say the same. The hint decides too: something else that listens at a server's former
+/// address may well say that it does not know the method.
 pub(crate) fn is_final(failure: &Failure) -> bool {
+    let stands = failure.retry == Retry::No;
     match failure.kind {
-        ErrorKind::BadRequest | ErrorKind::BatchTooLarge | ErrorKind::Unsupported | ErrorKind::Refused => true,
-        ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Conflict => true,
+        ErrorKind::BadRequest | ErrorKind::BatchTooLarge | ErrorKind::Unsupported | ErrorKind::Refused => stands,
+        ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Conflict => stands,
         ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal => false,
     }
 }

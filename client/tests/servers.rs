@@ -26,6 +26,7 @@ async fn a_failed_role_is_replaced_by_another_sect() {
         Mood::Refuses(SectionStatus::DataFault),
         Mood::Refuses(SectionStatus::ReadTsAhead),
         Mood::Babbles,
+        Mood::Foreign,
     ] {
         module.server("a", 1).state().mood = mood.clone();
         let answer = read(&client, &keys()).await.unwrap_or_else(|error| panic!("{mood:?}: {error}"));
@@ -87,6 +88,73 @@ async fn a_sick_server_is_left_alone_and_probed_back() {
         read(&client, &keys()).await.expect("all is well");
     }
     assert_eq!(sick.state().asked.len(), 14, "the probe found it well, and all calls use it again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn something_else_at_a_servers_address_is_left_alone() {
+    let module = Module::start(&[("a", 2), ("b", 2)]).await;
+    let client = module.client().await;
+    module.server("a", 0).state().mood = Mood::Foreign;
+    for _ in 0..10 {
+        read(&client, &keys()).await.expect("sect b stands in");
+    }
+    assert_eq!(module.server("a", 0).state().asked.len(), 3, "after three failures it is left alone");
+    // Whereas a server that states that the call makes no sense speaks for all.
+    module.server("a", 1).state().mood = Mood::Fails(ErrorKind::Unsupported);
+    let error = read(&client, &keys()).await.expect_err("it is told so");
+    assert!(matches!(error, ClientError::BadRequest(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn impatient_calls_do_not_eject_a_healthy_server() {
+    let module = Module::start(&[("a", 1), ("b", 1)]).await;
+    let client = module.client().await;
+    let slow = module.server("a", 0);
+    slow.state().mood = Mood::Hangs;
+    let deadline = Duration::from_millis(20);
+    let options = ReadOptions { deadline: Some(deadline), ..ReadOptions::default() };
+    for _ in 0..6 {
+        let error = client.get(TABLE, Keys::U64(&keys()), &options).await.expect_err("it takes longer");
+        assert_eq!(error, ClientError::DeadlineExceeded(deadline));
+    }
+    slow.state().mood = Mood::Well;
+    module.take_asked();
+    read(&client, &keys()).await.expect("all is well");
+    assert_eq!(module.take_asked().into_keys().collect::<Vec<_>>(), ["a/0"], "the preferred server is still in use");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hedge_that_cannot_be_paid_uses_up_no_probe() {
+    let module = Module::start(&[("a", 1), ("b", 1)]).await;
+    let mut config = module.config();
+    config.hedge_after = Some(Duration::from_millis(20));
+    config.hedge_percent_max = 0;
+    let client = module.client_with(config).await;
+    let (sick, stand_in) = (module.server("a", 0), module.server("b", 0));
+    sick.state().mood = Mood::Fails(ErrorKind::Unavailable);
+    // Failed probes make its ejection long enough for what follows.
+    for seconds in [0, 0, 0, 1, 2, 4, 8] {
+        module.clock.push(Duration::from_secs(seconds));
+        read(&client, &keys()).await.expect("sect b stands in");
+    }
+    sick.state().mood = Mood::Well;
+    stand_in.state().mood = Mood::Hangs;
+    module.take_asked();
+    let deadline = Duration::from_millis(300);
+    let options = ReadOptions { deadline: Some(deadline), ..ReadOptions::default() };
+    let slow_call = async { client.get(TABLE, Keys::U64(&keys()), &options).await.expect_err("it hangs") };
+    let time_passes = async {
+        while stand_in.state().asked.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        module.clock.push(Duration::from_secs(10));
+    };
+    let (error, ()) = tokio::join!(slow_call, time_passes);
+    assert_eq!(error, ClientError::DeadlineExceeded(deadline));
+    stand_in.state().mood = Mood::Well;
+    module.take_asked();
+    read(&client, &keys()).await.expect("all is well");
+    assert_eq!(module.take_asked().into_keys().collect::<Vec<_>>(), ["a/0"], "this call is the probe");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,6 +314,28 @@ async fn replies_that_would_be_too_large_are_asked_for_in_halves() {
     module.servers().for_each(|server| server.state().mood = Mood::Sparing(0));
     let error = read(&client, &keys).await.expect_err("not even one fits");
     assert!(matches!(error, ClientError::BatchTooLarge(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_does_not_fit_beside_a_large_section_is_asked_for_alone() {
+    let module = Module::start(&[("a", 1)]).await;
+    let mut topology = module.topology.clone();
+    let view = topology.tables[TABLE].clone();
+    topology.tables.insert("second".to_owned(), fkv_client::TableView { uid: TableUid(21), ..view });
+    let holding = Holding { aligned: Some(shown(2, 2)), held: vec![shown(2, 2)] };
+    module.server("a", 0).state().tables.insert(21, holding);
+    module.tell(&topology);
+    let client = module.client().await;
+    let keys = keys();
+    module.server("a", 0).state().mood = Mood::Cramped(keys.len());
+    let reads = [
+        TableRead { table: TABLE, keys: Keys::U64(&keys) },
+        TableRead { table: "second", keys: Keys::U64(&keys[..1]) },
+    ];
+    let answer = client.batch_get(&reads, &ReadOptions::default()).await.expect("each fits alone");
+    check_content(&answer.tables[0], &keys, content(1));
+    check_content(&answer.tables[1], &keys[..1], content(2));
+    assert_eq!(answer.effort.requests, 2, "the second table was asked for again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,6 +66,10 @@ pub enum Mood {
     Sparing(usize),
     /// Takes no request of more keys than this.
     Allows(usize),
+    /// Has room for the answers of so many keys in a reply; sections that do not fit are refused.
+    Cramped(usize),
+    /// Is no KVSvr at all, but something else that speaks gRPC at its address.
+    Foreign,
 }
 
 /// What a server was asked.
@@ -331,13 +335,21 @@ impl Kv for Service {
             Mood::Allows(most) if request.key_count() > most => {
                 return Err(Failure::new(ErrorKind::BatchTooLarge, "more keys than allowed").into());
             }
-            Mood::Well | Mood::Refuses(_) | Mood::Sparing(_) | Mood::Allows(_) => {}
+            Mood::Foreign => return Err(Status::unimplemented("unknown service")),
+            Mood::Well | Mood::Refuses(_) | Mood::Sparing(_) | Mood::Allows(_) | Mood::Cramped(_) => {}
         }
         let state = self.state.lock().expect("no test panics holding it");
         let header = ReplyHeader { generation: state.topology.generation, server_ms: self.clock.unix_ms() };
         let mut writer = ReplyWriter::new(header, 0, REPLY_BYTES_MAX);
+        let mut room = if let Mood::Cramped(room) = mood { room } else { usize::MAX };
         for section in request.sections() {
-            state.answer(&section, &mut writer);
+            match room.checked_sub(section.keys.len()) {
+                Some(left) => {
+                    room = left;
+                    state.answer(&section, &mut writer);
+                }
+                None => writer.refuse(SectionLabel::unknown(section.header.table), SectionStatus::ReplyTooLarge),
+            }
         }
         Ok(Response::new(BatchGetReply { body: writer.finish() }))
     }
