@@ -6,8 +6,8 @@
 //!               ── refuse(label, status)         a section without answers
 //! ```
 //!
-//! A section's place is reserved whole before its first key (its values', too, where their width is fixed), so that
-//! nothing moves afterwards.
+//! Statuses (and ends, where values vary in length) have their place before the first key; values are appended as keys
+//! are found, so that a reply takes the memory of what it holds. With the capacity asked for nothing moves meanwhile.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fkv_formats::schema::ValueType;
@@ -82,15 +82,15 @@ impl ReplyWriter {
         assert!(label.served.is_some(), "answers are of some content");
         assert!(keys <= KEYS_MAX, "at most {KEYS_MAX} keys");
         let width = value_type.fixed_width().expect("a dense section has values of fixed width");
-        let body = aligned(status_bytes(keys)) + aligned(keys * width);
-        if self.buffer.len() + section::END + body > self.bytes_max {
+        let statuses = aligned(status_bytes(keys));
+        if self.buffer.len() + section::END + statuses + aligned(keys * width) > self.bytes_max {
             return Err(ReplyTooLarge);
         }
-        let at = self.begin(body);
+        let at = self.begin(statuses);
         let statuses_at = at + section::END;
-        let values_at = statuses_at + aligned(status_bytes(keys));
+        let values_at = statuses_at + statuses;
         let cursor = Cursor { writer: self, label, at, statuses_at, keys, next: 0, found: 0 };
-        Ok(DenseWriter { cursor, value_type, width, values_at, value_at: values_at })
+        Ok(DenseWriter { cursor, value_type, width, values_at })
     }
 
     /// Begins a section of `keys` values of varying length.
@@ -202,10 +202,9 @@ impl Cursor<'_> {
         self.next += 1;
     }
 
-    /// Cuts or pads the buffer so that the values end at `values_end`, and writes the header.
+    /// Pads the buffer behind the values, which end at `values_end`, and writes the header.
     fn finish(self, value_type: ValueType, values_end: usize, value_bytes: usize) {
         assert_eq!(self.next, self.keys, "every key has a status");
-        self.writer.buffer.truncate(values_end);
         let padding = aligned(values_end) - values_end;
         self.writer.buffer.put_bytes(0, padding);
         let Self { writer, label, at, keys, found, .. } = self;
@@ -232,7 +231,6 @@ pub struct DenseWriter<'w> {
     value_type: ValueType,
     width: usize,
     values_at: usize,
-    value_at: usize,
 }
 
 impl DenseWriter<'_> {
@@ -241,9 +239,10 @@ impl DenseWriter<'_> {
     pub fn found(&mut self) -> &mut [u8] {
         self.cursor.note(KeyStatus::Found);
         self.cursor.found += 1;
-        let at = self.value_at;
-        self.value_at += self.width;
-        &mut self.cursor.writer.buffer[at..at + self.width]
+        let buffer = &mut self.cursor.writer.buffer;
+        let at = buffer.len();
+        buffer.put_bytes(0, self.width);
+        &mut buffer[at..]
     }
 
     /// The next key has no value, for this reason.
@@ -255,8 +254,8 @@ impl DenseWriter<'_> {
 
     /// Ends the section. Every key must have a status.
     pub fn finish(self) {
-        let value_bytes = self.value_at - self.values_at;
-        self.cursor.finish(self.value_type, self.value_at, value_bytes);
+        let end = self.cursor.writer.buffer.len();
+        self.cursor.finish(self.value_type, end, end - self.values_at);
     }
 
     /// Takes the answers back and refuses the section.
