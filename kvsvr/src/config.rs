@@ -48,7 +48,8 @@ pub struct KvConfig {
     pub limits: RequestLimits,
 }
 
-/// Bounds on what clients may ask; beyond them a request is refused with `RESOURCE_EXHAUSTED`.
+/// Bounds on what clients may ask. A request that is too large is refused with `OUT_OF_RANGE`: it has to be split. One
+/// that finds the server busy is refused with `RESOURCE_EXHAUSTED`: another server may take it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestLimits {
@@ -58,6 +59,8 @@ pub struct RequestLimits {
     pub request_bytes_max: usize,
     /// Bytes of one reply body.
     pub reply_bytes_max: usize,
+    /// Bytes of all replies together, each from when it is made until it is sent.
+    pub reply_memory_bytes_max: u64,
     /// Requests answered at once.
     pub concurrent_max: usize,
     /// Requests that may wait for their turn.
@@ -72,9 +75,10 @@ impl Default for RequestLimits {
             keys_max: fkv_rpc::packed::KEYS_MAX,
             request_bytes_max: fkv_rpc::packed::REQUEST_BYTES_MAX,
             reply_bytes_max: fkv_rpc::packed::REPLY_BYTES_MAX,
+            reply_memory_bytes_max: 1 << 30,
             concurrent_max: 256,
             queue_max: 1024,
-            streams_max: 1024,
+            streams_max: 256,
         }
     }
 }
@@ -133,6 +137,9 @@ impl KvConfig {
                     self.listen
                 ),
             );
+        }
+        if self.limits.reply_memory_bytes_max < self.limits.reply_bytes_max as u64 {
+            return bad("limits.reply_memory_bytes_max", "must be at least `limits.reply_bytes_max`");
         }
         let positive = [
             ("load_reads", self.load_reads as u64),

@@ -4,11 +4,12 @@
 //!   View ── accept ──▶ World (topology, tables)        STATE ──▶ World at start
 //! ```
 //!
-//! Metadata may come back older than it was, restored from a snapshot. Then a table's epoch falls, or a table that is
-//! shown disappears without having been dropped. A server never goes back: it keeps what it knows, goes on serving
-//! and says so, until an operator has raised heads and epochs above every STATE.
+//! Metadata may come back older than it was, restored from a snapshot, and by the time a server looks its revision may
+//! have passed the one once known. Then a table's epoch has fallen, or a table is gone without having been dropped:
+//! dropping one leaves a record, so a table without either is lost, not dropped. A server never goes back: it keeps what
+//! it knows, goes on serving and says so, until an operator has raised heads and epochs above every STATE.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fkv_formats::id::TableUid;
 use fkv_meta::View;
@@ -22,8 +23,8 @@ pub(crate) struct World {
     pub(crate) revision: Revision,
     pub(crate) topology: Topology,
     pub(crate) tables: BTreeMap<TableUid, TableRecord>,
-    /// Set while metadata is behind what the server knows.
-    pub(crate) behind: bool,
+    /// Those of the tables that metadata does not have though they were not dropped.
+    pub(crate) missing: BTreeSet<TableUid>,
 }
 
 /// A way in which metadata is behind.
@@ -40,17 +41,20 @@ pub(crate) enum Behind {
 }
 
 impl World {
+    /// Whether anything is known at all.
+    pub(crate) fn is_informed(&self) -> bool {
+        self.revision > Revision(0) || self.topology.generation > 0 || !self.tables.is_empty()
+    }
+
     /// Takes over what `view` says, as far as it is not behind what is known already; gives in which ways it is.
     pub(crate) fn accept(&mut self, view: &View) -> Vec<Behind> {
         let mut behind = Vec::new();
         if view.revision() == Revision(0) {
             return behind;
         }
-        let fell = view.revision() < self.revision;
-        if fell {
+        if view.revision() < self.revision {
             behind.push(Behind::Revision { known: self.revision, seen: view.revision() });
         }
-        let suspicious = fell || self.behind;
 
         match view.topology() {
             Some(topology) if topology.value.generation >= self.topology.generation => {
@@ -70,14 +74,16 @@ impl World {
         let unreadable: Vec<&str> = view.unreadable().map(|value| value.key.as_str()).collect();
         let dropped: Vec<TableUid> = view.dropped().map(|(uid, _)| uid).collect();
         let mut tables = BTreeMap::new();
+        self.missing.clear();
         for (uid, record) in std::mem::take(&mut self.tables) {
             if view.table_by_uid(uid).is_some() {
                 tables.insert(uid, record);
             } else if unreadable.contains(&view.keys().table(&record.name).as_str()) {
                 // What cannot be read was not dropped; the view has complained already.
                 tables.insert(uid, record);
-            } else if suspicious && !dropped.contains(&uid) {
+            } else if !dropped.contains(&uid) {
                 behind.push(Behind::Missing { table: uid });
+                self.missing.insert(uid);
                 tables.insert(uid, record);
             }
         }
@@ -95,8 +101,7 @@ impl World {
         }
         self.tables = tables;
         // A lower revision alone is harmless once everything it says is at least as new as what is known.
-        self.behind = behind.iter().any(|way| !matches!(way, Behind::Revision { .. }));
-        if !self.behind {
+        if behind.iter().all(|way| matches!(way, Behind::Revision { .. })) {
             self.revision = view.revision();
         }
         behind
@@ -172,6 +177,11 @@ mod tests {
         View::of(keys, Snapshot { revision: Revision(revision), entries })
     }
 
+    fn dropped() -> (String, Bytes) {
+        let dropped = DroppedTable { name: "t".into(), dropped_ms: 1 };
+        (Keys::new("m").expect("a good name").dropped(UID), encode(&dropped))
+    }
+
     fn table(epoch: u64) -> (String, Bytes) {
         (Keys::new("m").expect("a good name").table("t"), encode(&record(epoch)))
     }
@@ -185,8 +195,18 @@ mod tests {
     #[test]
     fn a_dropped_table_goes() {
         let mut world = world();
-        assert_eq!(world.accept(&view(11, 1, &[])), []);
+        assert_eq!(world.accept(&view(11, 1, &[dropped()])), []);
         assert!(world.tables.is_empty());
+    }
+
+    /// A restored store may have passed the revision once known before a server looks: nothing falls then.
+    #[test]
+    fn a_table_that_is_gone_without_a_trace_is_kept_though_no_revision_fell() {
+        let mut world = world();
+        assert_eq!(world.accept(&view(11, 1, &[])), [Behind::Missing { table: UID }]);
+        assert!(world.tables.contains_key(&UID) && world.missing.contains(&UID));
+        assert_eq!(world.accept(&view(12, 1, &[table(5)])), []);
+        assert!(world.missing.is_empty());
     }
 
     #[test]
@@ -195,14 +215,12 @@ mod tests {
         let before = world.clone();
         let behind = world.accept(&view(9, 1, &[table(4)]));
         assert_eq!(behind.len(), 2, "{behind:?}");
-        assert!(world.behind);
         assert_eq!((&world.tables, world.revision), (&before.tables, before.revision));
         // The restored store goes on and passes the revision once known: still behind.
         assert_eq!(world.accept(&view(50, 1, &[table(4)])), [Behind::Epoch { table: UID, known: 5, seen: 4 }]);
         assert_eq!(world.tables[&UID].epoch, Epoch(5));
         // Recovered: the epoch was raised.
         assert_eq!(world.accept(&view(51, 1, &[table(6)])), []);
-        assert!(!world.behind);
         assert_eq!(world.tables[&UID].epoch, Epoch(6));
     }
 
@@ -211,10 +229,8 @@ mod tests {
         let mut world = world();
         assert!(world.accept(&view(9, 0, &[])).contains(&Behind::Missing { table: UID }));
         assert!(world.accept(&view(60, 1, &[])).contains(&Behind::Missing { table: UID }));
-        let dropped = DroppedTable { name: "t".into(), dropped_ms: 1 };
-        let key = Keys::new("m").expect("a good name").dropped(UID);
-        assert_eq!(world.accept(&view(61, 1, &[(key, encode(&dropped))])), []);
-        assert!(world.tables.is_empty() && !world.behind);
+        assert_eq!(world.accept(&view(61, 1, &[dropped()])), []);
+        assert!(world.tables.is_empty() && world.missing.is_empty());
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! A claim is leased; its create revision is the incarnation that a report names, and a report counts only while that
 //! claim exists. Losing the lease never stops serving: the slot is claimed again and reported anew. `settled` says
 //! up to which desired state metadata has acknowledged every report: an image that the desired state with that number
-//! no longer names may be dropped, because no report that counts names it.
+//! no longer names may be dropped, because no report that counts names it. What metadata has acknowledged is compared
+//! with what it shows later: a store restored from a snapshot, or a write that arrived late, may have undone it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ impl Reporter {
             views,
             settled: settled_sender,
             claims: BTreeMap::new(),
+            seen: Revision(0),
             lease: None,
             complained: BTreeMap::new(),
         };
@@ -89,7 +91,25 @@ impl Reporter {
 struct Claimed {
     incarnation: u64,
     /// The report that metadata has acknowledged; `None` while that is unknown.
-    acknowledged: Option<Report>,
+    acknowledged: Option<Acknowledged>,
+}
+
+/// A report that metadata has acknowledged.
+#[derive(Debug)]
+struct Acknowledged {
+    report: Report,
+    /// From this revision on metadata shows it.
+    at: Revision,
+}
+
+impl Claimed {
+    /// Whether `view` is newer than the acknowledgement and shows something else.
+    fn is_undone(&self, view: &View, slot: &Slot) -> bool {
+        self.acknowledged.as_ref().is_some_and(|acknowledged| {
+            let shown = view.report(slot).map(|report| &report.value);
+            view.revision() >= acknowledged.at && shown != Some(&acknowledged.report)
+        })
+    }
 }
 
 struct Work {
@@ -100,6 +120,8 @@ struct Work {
     views: watch::Receiver<Arc<View>>,
     settled: watch::Sender<u64>,
     claims: BTreeMap<Slot, Claimed>,
+    /// The revision of the view looked at last.
+    seen: Revision,
     lease: Option<LeaseId>,
     /// What was last logged about a slot that cannot be claimed.
     complained: BTreeMap<Slot, String>,
@@ -127,7 +149,7 @@ impl Work {
             let state = *lease_state.borrow_and_update();
             self.note_lease(state, &keeper);
             let desired = Arc::clone(&self.desired.borrow_and_update());
-            self.note_claims_gone();
+            self.note_view();
             let round = if self.lease.is_some() { self.round(&desired).await } else { Round::Failed };
             match round {
                 Round::Settled | Round::Waiting => {
@@ -152,7 +174,7 @@ impl Work {
                 // A new wish, a new lease or a lost claim is acted on at once; after a failure the pause comes first.
                 _ = self.desired.changed(), if round != Round::Failed => {}
                 _ = lease_state.changed() => {}
-                () = claims_gone(&mut self.views, &self.claims), if round != Round::Failed => {}
+                () = claims_change(&mut self.views, &self.claims, self.seen), if round != Round::Failed => {}
                 () = wake => {}
                 _ = stopped.wait_for(|stop| *stop) => break,
             }
@@ -186,13 +208,19 @@ impl Work {
         }
     }
 
-    /// Forgets the claims that metadata no longer has.
-    fn note_claims_gone(&mut self) {
+    /// Forgets the claims that metadata no longer has, and the acknowledgements that no longer hold.
+    fn note_view(&mut self) {
         let view = Arc::clone(&self.views.borrow());
+        let fell = has_fallen(&view, self.seen);
+        self.seen = view.revision();
         self.claims.retain(|slot, claimed| {
             let gone = is_gone(&view, slot, claimed.incarnation);
             if gone {
                 tracing::warn!(%slot, "the claim of the slot is gone; claiming it again");
+            }
+            if !gone && claimed.acknowledged.is_some() && (fell || claimed.is_undone(&view, slot)) {
+                tracing::warn!(%slot, "metadata no longer has what was reported; reporting again");
+                claimed.acknowledged = None;
             }
             !gone
         });
@@ -262,14 +290,14 @@ impl Work {
             problems: desired.problems.clone(),
         };
         let Some(claimed) = self.claims.get_mut(slot) else { return Ok(false) };
-        if claimed.acknowledged.as_ref() == Some(&report) {
+        if claimed.acknowledged.as_ref().is_some_and(|acknowledged| acknowledged.report == report) {
             return Ok(true);
         }
         // Until it is answered, what metadata has is unknown.
         claimed.acknowledged = None;
         match self.meta.run(txn::report(&self.meta.keys, slot, &report)).await? {
-            TxnOutcome::Committed(_) => {
-                claimed.acknowledged = Some(report);
+            TxnOutcome::Committed(at) => {
+                claimed.acknowledged = Some(Acknowledged { report, at });
                 Ok(true)
             }
             TxnOutcome::Refused => {
@@ -311,10 +339,19 @@ fn is_gone(view: &View, slot: &Slot, incarnation: u64) -> bool {
     view.revision().0 >= incarnation && view.claim(slot).is_none_or(|claim| claim.created.0 != incarnation)
 }
 
-/// Waits until one of `claims` is gone.
-async fn claims_gone(views: &mut watch::Receiver<Arc<View>>, claims: &BTreeMap<Slot, Claimed>) {
-    let gone = |view: &Arc<View>| claims.iter().any(|(slot, claimed)| is_gone(view, slot, claimed.incarnation));
-    if views.wait_for(gone).await.is_err() {
+/// Whether metadata went back since the revision `seen`: it was restored from a snapshot.
+fn has_fallen(view: &View, seen: Revision) -> bool {
+    view.revision() > Revision(0) && view.revision() < seen
+}
+
+/// Waits until metadata went back, or one of `claims` is gone or its report was undone.
+async fn claims_change(views: &mut watch::Receiver<Arc<View>>, claims: &BTreeMap<Slot, Claimed>, seen: Revision) {
+    let changed = |view: &Arc<View>| {
+        let is_changed =
+            |slot: &Slot, claimed: &Claimed| is_gone(view, slot, claimed.incarnation) || claimed.is_undone(view, slot);
+        has_fallen(view, seen) || claims.iter().any(|(slot, claimed)| is_changed(slot, claimed))
+    };
+    if views.wait_for(changed).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

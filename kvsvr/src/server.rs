@@ -26,7 +26,7 @@ use crate::image::{LocalFile, LocalImage, Reaper, Registry};
 use crate::ledger::Ledger;
 use crate::load::Loader;
 use crate::report::Reporter;
-use crate::service::KvService;
+use crate::service::{HoldUntilSent, KvService};
 use crate::state_file::{self, FileState, IMAGES_DIR, State, StateError, StateWriter};
 use crate::table::{Shelved, Table};
 use crate::watch::{Controller, Parts};
@@ -237,7 +237,7 @@ fn router(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .add_service(service);
+        .add_service(HoldUntilSent(service));
     Ok((router, health_task))
 }
 
@@ -278,8 +278,7 @@ fn read_data_dir(files: &dyn Files, config: &KvConfig) -> Result<State, String> 
 
 /// The world and the tables as STATE has them; images are on the shelf until they are loaded.
 fn restore(state: State, ledger: &Arc<Ledger>) -> (World, BTreeMap<TableUid, Table>) {
-    let mut world =
-        World { revision: state.revision, topology: state.topology, tables: BTreeMap::new(), behind: false };
+    let mut world = World { revision: state.revision, topology: state.topology, ..World::default() };
     let mut tables = BTreeMap::new();
     for (uid, table) in state.tables {
         let mut shelf = Vec::new();

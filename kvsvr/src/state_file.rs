@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fkv_env::{Env, Files, TaskHandle};
 use fkv_formats::id::{Digest, TableUid};
@@ -222,22 +223,43 @@ impl StateWriter {
     }
 }
 
+/// First pause before a write that failed is tried again; it doubles up to the longest.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 async fn run(env: Env, data_dir: PathBuf, mut receiver: mpsc::UnboundedReceiver<Write>) {
     let mut remove: Vec<Box<dyn Removable>> = Vec::new();
     let mut written: Option<Arc<State>> = None;
-    while let Some(mut newest) = receiver.recv().await {
-        remove.append(&mut newest.remove);
+    // What could not be written.
+    let mut failed: Option<Arc<State>> = None;
+    let mut pause = RETRY_PAUSE;
+    let mut is_open = true;
+    while is_open {
+        let heard = match &failed {
+            None => Ok(receiver.recv().await),
+            Some(_) => fkv_env::timeout(env.clock.as_ref(), pause, receiver.recv()).await,
+        };
+        is_open = !matches!(heard, Ok(None));
+        let mut state = match (heard, failed.take()) {
+            (Ok(Some(mut write)), _) => {
+                remove.append(&mut write.remove);
+                write.state
+            }
+            // Nobody says anything any more: what failed gets a last try.
+            (_, Some(state)) => state,
+            (_, None) => continue,
+        };
         while let Ok(mut next) = receiver.try_recv() {
             remove.append(&mut next.remove);
-            newest.state = next.state;
+            state = next.state;
         }
-        if written.as_ref() == Some(&newest.state) && remove.is_empty() {
+        if written.as_ref() == Some(&state) && remove.is_empty() {
             continue;
         }
-        let (files, dir, state) = (Arc::clone(&env.files), data_dir.clone(), Arc::clone(&newest.state));
+        let (files, dir, content) = (Arc::clone(&env.files), data_dir.clone(), Arc::clone(&state));
         let going: Vec<Box<dyn Removable>> = std::mem::take(&mut remove);
         let outcome = env
-            .blocking(move || match files.write_durably(&dir.join(FILE_NAME), &state.encode()) {
+            .blocking(move || match files.write_durably(&dir.join(FILE_NAME), &content.encode()) {
                 Ok(()) => {
                     remove_files(files.as_ref(), &dir, &going);
                     Ok(())
@@ -246,14 +268,22 @@ async fn run(env: Env, data_dir: PathBuf, mut receiver: mpsc::UnboundedReceiver<
                 Err(error) => Err((error, going)),
             })
             .await;
-        match outcome {
-            Ok(Ok(())) => written = Some(newest.state),
-            Ok(Err((error, kept))) => {
-                tracing::error!(%error, "cannot write STATE: a restart without metadata would show older data");
-                remove = kept;
+        let problem = match outcome {
+            Ok(Ok(())) => {
+                (written, pause) = (Some(state), RETRY_PAUSE);
+                continue;
             }
-            Err(error) => tracing::error!(%error, "cannot write STATE"),
-        }
+            Ok(Err((error, kept))) => {
+                remove = kept;
+                error.to_string()
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(error = %problem, "cannot write STATE, trying again: a restart without metadata would show older data");
+        // What the file holds now is unknown.
+        written = None;
+        failed = Some(state);
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
 }
 
@@ -299,6 +329,31 @@ mod tests {
         writer.write(state.clone(), vec![Box::new(Named("old.pack"))]);
         writer.finish().await;
         assert_eq!(read(&OsFiles, dir.path(), "rank", "kv-1").expect("readable"), Some(state));
+        assert!(OsFiles.list(&dir.path().join(IMAGES_DIR)).expect("listed").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_failed_is_tried_again_without_another_change() {
+        let dir = dir();
+        let env = Env::real(1).expect("threads start");
+        // A directory in its place keeps STATE from being written.
+        let place = dir.path().join(FILE_NAME);
+        OsFiles.create_dir_all(&place.join("in-the-way")).expect("created");
+        OsFiles.write_durably(&dir.path().join(IMAGES_DIR).join("old.pack"), b"x").expect("written");
+        let writer = StateWriter::start(&env, dir.path());
+        let state = State { revision: Revision(7), ..State::new("rank", "kv-1") };
+        writer.write(state.clone(), vec![Box::new(Named("old.pack"))]);
+        // The temporary file of a write is what its failure leaves behind.
+        while OsFiles.stat(&dir.path().join(format!("{FILE_NAME}.tmp"))).is_err() {
+            env.clock.sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(OsFiles.list(&dir.path().join(IMAGES_DIR)).expect("listed").len(), 1, "it may still be named");
+        OsFiles.rename(&place, &dir.path().join("aside")).expect("moved");
+        while OsFiles.read(&place).is_err() {
+            env.clock.sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(read(&OsFiles, dir.path(), "rank", "kv-1").expect("readable"), Some(state));
+        writer.finish().await;
         assert!(OsFiles.list(&dir.path().join(IMAGES_DIR)).expect("listed").is_empty());
     }
 

@@ -335,6 +335,7 @@ impl Controller {
             let entry = Entry {
                 record: Arc::clone(table.record()),
                 served: Arc::clone(table.served()),
+                missing: self.world.missing.contains(uid),
                 problem: table.problem().to_owned(),
             };
             (*uid, entry)
@@ -345,6 +346,7 @@ impl Controller {
             owned: Arc::clone(&self.owned),
             tables: tables.collect(),
             connected: self.connected,
+            informed: self.world.is_informed(),
         });
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Picture {
     pub(crate) tables: BTreeMap<TableUid, Entry>,
     /// Whether metadata answers at present.
     pub(crate) connected: bool,
+    /// Whether anything is known of the cluster, from metadata or from STATE.
+    pub(crate) informed: bool,
 }
 
 /// A table in the picture.
@@ -28,6 +30,8 @@ pub(crate) struct Picture {
 pub(crate) struct Entry {
     pub(crate) record: Arc<TableRecord>,
     pub(crate) served: Arc<ServedTable>,
+    /// Whether metadata does not have it, though it was not dropped.
+    pub(crate) missing: bool,
     /// Why its target, or what is shown, cannot be loaded; empty if nothing is wrong.
     pub(crate) problem: String,
 }
@@ -46,6 +50,7 @@ impl Registry {
             owned: Arc::new(PartSet::EMPTY),
             tables: BTreeMap::new(),
             connected: false,
+            informed: false,
         };
         Self { picture: ArcSwap::from_pointee(nothing) }
     }

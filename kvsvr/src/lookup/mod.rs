@@ -107,17 +107,14 @@ fn answer_section(
         Ok(conversion) => conversion,
         Err(status) => return refuse(writer, status),
     };
+    let hashes = hash(section.keys);
     let held = match pair.select(section.header.selector, canary) {
         Ok(held) => held,
         Err(status) => {
-            let owned = || picture.owned.is_empty();
-            let status =
-                if status == SectionStatus::NotLoaded && owned() { SectionStatus::WrongTopology } else { status };
-            return refuse(writer, status);
+            return refuse(writer, if ours(&picture.owned, &hashes) { status } else { SectionStatus::WrongTopology });
         }
     };
     let image = held.image.as_ref();
-    let hashes = hash(section.keys);
     if let Some(status) = nothing_here(image, &picture.owned, &hashes) {
         return refuse(writer, status);
     }
@@ -174,8 +171,12 @@ fn nothing_here(image: &Image, owned: &PartSet, hashes: &[u64]) -> Option<Sectio
     if hashes.is_empty() || hashes.iter().any(|h| image.parts().contains(part_of(*h))) {
         return None;
     }
-    let ours = hashes.iter().any(|h| owned.contains(part_of(*h)));
-    Some(if ours { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
+    Some(if ours(owned, hashes) { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
+}
+
+/// Whether one of the keys may rightly be asked for here; without keys, whether any may.
+fn ours(owned: &PartSet, hashes: &[u64]) -> bool {
+    if hashes.is_empty() { !owned.is_empty() } else { hashes.iter().any(|h| owned.contains(part_of(*h))) }
 }
 
 /// The status of a key whose part is not here.

@@ -1,14 +1,15 @@
 //! How many requests run and wait at once. Beyond that a request is refused at once: a client is better served by
 //! another sect than by a queue that grows without end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fkv_rpc::status::{ErrorKind, Failure};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    running: Semaphore,
+    running: Arc<Semaphore>,
     waiting: AtomicUsize,
     concurrent_max: usize,
     queue_max: usize,
@@ -27,12 +28,18 @@ impl Drop for Waiting<'_> {
 impl Gate {
     pub(crate) fn new(concurrent_max: usize, queue_max: usize) -> Self {
         let concurrent_max = concurrent_max.min(Semaphore::MAX_PERMITS);
-        Self { running: Semaphore::new(concurrent_max), waiting: AtomicUsize::new(0), concurrent_max, queue_max }
+        Self {
+            running: Arc::new(Semaphore::new(concurrent_max)),
+            waiting: AtomicUsize::new(0),
+            concurrent_max,
+            queue_max,
+        }
     }
 
-    /// Waits for a turn, in order of arrival.
-    pub(crate) async fn enter(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        if let Ok(permit) = self.running.try_acquire() {
+    /// Waits for a turn, in order of arrival. The turn lasts as long as what is returned lives: whoever does the work
+    /// keeps it, wherever that is.
+    pub(crate) async fn enter(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {
             return Ok(permit);
         }
         let _place = {
@@ -43,7 +50,8 @@ impl Gate {
             }
             place
         };
-        self.running.acquire().await.map_err(|_| Failure::new(ErrorKind::Unavailable, "the server is going down"))
+        let turn = Arc::clone(&self.running).acquire_owned().await;
+        turn.map_err(|_| Failure::new(ErrorKind::Unavailable, "the server is going down"))
     }
 
     fn full(&self) -> Failure {
