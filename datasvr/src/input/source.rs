@@ -1,6 +1,9 @@
 //! Sources: which URLs a task may name. Endpoints and credentials are the operator's; a task gives only where its
 //! files lie.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use fkv_env::Env;
 use fkv_store::inputs::{self, InputFile as Listed};
 use fkv_store::path::check_prefix;
@@ -122,14 +125,58 @@ impl Sources {
             let reason = "it lies in the store that versions are written to".to_owned();
             return Err(RefusedInput { url: file.url(), reason }.into());
         }
+        self.confine(env, &files, output.url()).await?;
         Ok(files)
+    }
+
+    /// Checks where local files really lie: a link below an allowed directory must not lead out of it, nor into the
+    /// store that versions are written to.
+    async fn confine(&self, env: &Env, files: &[Listed], output: &str) -> Result<(), ResolveError> {
+        let local = |url: &str| url.strip_prefix("file://").map(str::to_owned);
+        let paths: Vec<String> = files.iter().filter_map(|file| local(&file.url())).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let (allowed, output, disk) = (self.files.clone(), local(output), Arc::clone(&env.files));
+        let check = move || {
+            // A directory that is not there, or not readable, holds nothing that could be read.
+            let real = |path: &str| disk.canonicalize(Path::new(path)).ok();
+            let roots: Option<Vec<PathBuf>> = match &allowed {
+                FileInputs::Any => None,
+                FileInputs::Refused => Some(Vec::new()),
+                FileInputs::Below(roots) => Some(roots.iter().filter_map(|root| real(root)).collect()),
+            };
+            let output = output.as_deref().and_then(real);
+            for path in paths {
+                let refused = |reason: &str| Err(RefusedInput { url: format!("file://{path}"), reason: reason.into() });
+                // A file that has gone since it was listed is missed when it is read.
+                let Some(real) = real(&path) else { continue };
+                if roots.as_ref().is_some_and(|roots| !roots.iter().any(|root| real.starts_with(root))) {
+                    return refused("a link leads out of the directories that local files are read from");
+                }
+                if output.as_ref().is_some_and(|output| real.starts_with(output)) {
+                    return refused("a link leads into the store that versions are written to");
+                }
+            }
+            Ok(())
+        };
+        match env.blocking(check).await {
+            Ok(checked) => Ok(checked?),
+            Err(error) => Err(StoreError::Other { path: "file://".into(), reason: error.to_string() }.into()),
+        }
     }
 
     /// The files of a frozen list, each with the store to read it from.
     ///
     /// # Errors
     /// A file is refused (the configuration has changed since), or a store cannot be opened.
-    pub(crate) fn open(&self, env: &Env, files: &[Listed], output: &Store) -> Result<Vec<InputFile>, ResolveError> {
+    pub(crate) async fn open(
+        &self,
+        env: &Env,
+        files: &[Listed],
+        output: &Store,
+    ) -> Result<Vec<InputFile>, ResolveError> {
+        self.confine(env, files, output.url()).await?;
         let mut opened: Vec<InputFile> = Vec::with_capacity(files.len());
         let mut root: Option<(String, Store)> = None;
         for (at, file) in files.iter().enumerate() {
@@ -190,6 +237,39 @@ mod tests {
         }
         let secret = refusal(&below, "s3://AKIA:hunter2@bucket/x");
         assert!(!secret.contains("hunter2"), "{secret}");
+    }
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "the test lays out directories and links")]
+    async fn a_link_leads_neither_out_of_the_allowed_directories_nor_into_the_output_store() {
+        let env = Env::real(1).expect("threads start");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["allowed/own", "secret", "out/in"] {
+            std::fs::create_dir_all(at(folder)).expect("made");
+        }
+        for file in ["allowed/own/a.parquet", "secret/a.parquet", "out/in/a.parquet"] {
+            std::fs::write(at(file), b"x").expect("written");
+        }
+        for (link, target) in [("allowed/same", "allowed/own"), ("allowed/away", "secret"), ("allowed/back", "out")] {
+            std::os::unix::fs::symlink(at(target), at(link)).expect("linked");
+        }
+        let url = |name: &str| format!("file://{}", at(name).display());
+        let output = fkv_store::open(&env, &url("out"), &StoreOptions::default()).expect("opened");
+        let below = FileInputs::Below(vec![at("allowed").display().to_string()]);
+        let sources = Sources { files: below, ..Sources::default() };
+
+        for name in ["allowed/own", "allowed/same", "allowed/own/a.parquet", "allowed/same/a.parquet"] {
+            let found = sources.resolve(&env, &[url(name)], &output).await;
+            assert_eq!(found.expect(name).len(), 1, "{name}");
+        }
+        for name in ["allowed/away", "allowed/away/a.parquet", "allowed/back/in", "allowed/back/in/a.parquet"] {
+            let refused = sources.resolve(&env, &[url(name)], &output).await.expect_err(name);
+            assert!(matches!(refused, ResolveError::Refused(_)), "{name}: {refused}");
+        }
+        let any = Sources { files: FileInputs::Any, ..Sources::default() };
+        let refused = any.resolve(&env, &[url("allowed/back/in")], &output).await.expect_err("the output store");
+        assert!(refused.to_string().contains("versions are written to"), "{refused}");
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Worker {
         };
         let plan: Plan = self.read_json(&plan).await?;
         let inputs: FrozenInputs = self.read_json(&inputs).await?;
-        let files = self.config.sources.open(&self.env, &inputs.listed(), &self.store)?;
+        let files = self.config.sources.open(&self.env, &inputs.listed(), &self.store).await?;
         Ok((plan, files))
     }
 
@@ -170,9 +170,9 @@ impl Worker {
                     let (token, attempt) = (lock.created, lock.value.attempt);
                     return Ok(Step::Done(Found::Claimed(JobHold { token, attempt })));
                 }
-                let planned =
-                    txn::claim_job(keys, &read.table, &read.task, BUILD_JOB, read.job.as_ref(), worker, hold.lease)
-                        .map_err(refused)?;
+                let held = txn::TaskHold { token: hold.token, worker, lease: hold.lease };
+                let planned = txn::claim_job(keys, &read.table, &read.task, BUILD_JOB, read.job.as_ref(), held)
+                    .map_err(refused)?;
                 asked = Some(planned.after.attempt);
                 Ok(Step::Run(Box::new(planned)))
             })
