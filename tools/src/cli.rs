@@ -149,8 +149,13 @@ pub(crate) struct TableCreateArgs {
     /// Type of the keys: u64 or bytes (text is its UTF-8).
     #[arg(long, visible_alias = "key", value_name = "TYPE")]
     pub(crate) key_type: KeyType,
-    /// Type of the values: bytes, i64, f32, f32[D], f16 or f16[D].
-    #[arg(long, visible_alias = "value", value_name = "TYPE")]
+    /// Type of the values.
+    #[arg(
+        long,
+        visible_alias = "value",
+        value_name = "TYPE",
+        help = "Type of the values: bytes, i64, f32, f32[D], f16 or f16[D]"
+    )]
     pub(crate) value_type: ValueType,
     /// Where records live: mem, idx or blk.
     #[arg(long, default_value_t = TableKind::Mem)]

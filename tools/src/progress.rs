@@ -1,5 +1,6 @@
 //! Progress on a terminal, for whatever takes longer than a second.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Work shorter than this shows nothing.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// Pause between two looks of a spinner.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A bar or spinner on standard error. Hidden where standard error is no terminal, and for the first second.
 #[derive(Debug)]
@@ -51,6 +55,19 @@ impl Progress {
     }
 }
 
+/// Shows that `what` goes on until `work` is done.
+pub(crate) async fn while_doing<T>(clock: &Arc<dyn Clock>, what: &str, work: impl Future<Output = T>) -> T {
+    let mut progress = Progress::new(Arc::clone(clock));
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = clock.sleep(TICK) => progress.update(what, 0, None),
+        }
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
@@ -58,11 +75,11 @@ impl Drop for Progress {
 }
 
 fn spinner_style() -> ProgressStyle {
-    style("{spinner} {elapsed} {msg}")
+    style("{spinner} {elapsed} {wide_msg}")
 }
 
 fn bar_style() -> ProgressStyle {
-    style("{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} {eta} {msg}")
+    style("{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} {eta} {wide_msg}")
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -76,9 +93,10 @@ mod tests {
     #[test]
     fn the_templates_are_valid() {
         // `style` falls back to the default one; only here would a typing error be seen.
-        for template in
-            ["{spinner} {elapsed} {msg}", "{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} {eta} {msg}"]
-        {
+        for template in [
+            "{spinner} {elapsed} {wide_msg}",
+            "{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} {eta} {wide_msg}",
+        ] {
             ProgressStyle::with_template(template).expect(template);
         }
     }

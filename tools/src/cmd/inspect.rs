@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::failure::{Context as _, Failure, Outcome};
 use crate::key_text::{OwnedKey, key_text};
 use crate::output::{Columns, bytes, count, moment, write_block};
+use crate::progress::while_doing;
 use crate::value_text::{value_json, value_text};
 
 /// So many parts and objects are listed as text; JSON lists all.
@@ -106,9 +107,8 @@ struct FormView {
 pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
     let files = context.env.files.clone();
     let (path, name) = (args.file.clone(), args.file.display().to_string());
-    let inspection = context
-        .env
-        .blocking(move || files.read(&path).map(|read| (read.len(), inspect(&read))))
+    let work = context.env.blocking(move || files.read(&path).map(|read| (read.len(), inspect(&read))));
+    let inspection = while_doing(&context.env.clock, "reading and verifying", work)
         .await
         .map_err(|error| Failure::failed(format!("cannot inspect {name}: {error}")))?;
     let (len, inspection) = inspection.context(|| format!("read {name}"))?;

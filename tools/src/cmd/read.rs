@@ -18,6 +18,7 @@ use crate::control::Control;
 use crate::failure::{Context as _, Failure, Outcome};
 use crate::key_text::{OwnedKey, key_text, parse_key};
 use crate::output::Columns;
+use crate::progress::while_doing;
 use crate::value_text::{value_json, value_text};
 use crate::view::LabelView;
 
@@ -123,17 +124,16 @@ async fn read(context: &Context, table: &str, keys: &[String]) -> Outcome<BatchV
     }
     let client = connect(&context.env, &control, ClientConfig::new([""; 0])).await?;
     let options = ReadOptions { deadline: Some(READ_TIME_MAX), ..ReadOptions::default() };
-    let answer = match key_type {
-        KeyType::U64 => {
-            let keys: Vec<u64> = parsed.iter().filter_map(OwnedKey::number).collect();
-            client.get(table, Keys::U64(&keys), &options).await
-        }
-        KeyType::Bytes => {
-            let keys: Vec<&[u8]> = parsed.iter().filter_map(OwnedKey::bytes).collect();
-            client.get(table, Keys::Bytes(&keys), &options).await
-        }
+    let (numbers, bytes): (Vec<u64>, Vec<&[u8]>) = match key_type {
+        KeyType::U64 => (parsed.iter().filter_map(OwnedKey::number).collect(), Vec::new()),
+        KeyType::Bytes => (Vec::new(), parsed.iter().filter_map(OwnedKey::bytes).collect()),
     };
-    let answer = answer.map_err(|error| read_failure(&error))?;
+    let asked = match key_type {
+        KeyType::U64 => Keys::U64(&numbers),
+        KeyType::Bytes => Keys::Bytes(&bytes),
+    };
+    let reading = client.get(table, asked, &options);
+    let answer = while_doing(&context.env.clock, "reading", reading).await.map_err(|error| read_failure(&error))?;
     let answers = parsed.iter().enumerate().map(|(position, key)| answer_view(&answer, position, key)).collect();
     let label = LabelView {
         version: answer.label.version.0,

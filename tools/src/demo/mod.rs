@@ -33,6 +33,7 @@ use crate::control::Control;
 use crate::failure::{Context as _, Failure, Outcome};
 use crate::local::{LocalCluster, LocalOptions};
 use crate::output::{bytes, count, duration, rate};
+use crate::progress::while_doing;
 use crate::signals::Signals;
 use crate::view::{TaskView, VersionView};
 
@@ -129,7 +130,8 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     let then = now();
     let mut written = 0;
     for (shape, generation) in shapes.iter().flat_map(|shape| [(shape, Generation(1)), (shape, Generation(2))]) {
-        written += data::write(env, &input_dir(&place.dir, shape, generation), *shape, generation).await?;
+        let dir = input_dir(&place.dir, shape, generation);
+        written += while_doing(&env.clock, "writing Parquet", data::write(env, &dir, *shape, generation)).await?;
     }
     narrator.step(
         "write",
@@ -162,7 +164,7 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     let client = Arc::new(connect(env, control, ClientConfig::new([""; 0])).await?);
     let mut total = Tally::default();
     let then = now();
-    let scanned = scan(env, &client, &shapes).await?;
+    let scanned = while_doing(&env.clock, "reading every user", scan(env, &client, &shapes)).await?;
     let (text, figures) = reading("every user once", &scanned, since(then));
     require_clean(&mut total, scanned, all_rows)?;
     narrator.step("check", &text, figures)?;
@@ -170,7 +172,7 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     let readers = Readers::start(env, &client, &shapes, READERS);
     let then = now();
     let first = readers.see(&epochs(control, &shapes).await?).await?;
-    env.clock.sleep(READING).await;
+    while_doing(&env.clock, "reading", env.clock.sleep(READING)).await;
     let steady = readers.take();
     let (text, figures) =
         reading(&format!("{READERS} readers, batches of {BATCH_KEYS} random users"), &steady, since(then));
@@ -206,7 +208,7 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     let took = since(then);
     require_labels(&back, 1, &second, false)?;
     require_same_content(&first, &back)?;
-    env.clock.sleep(READING / 2).await;
+    while_doing(&env.clock, "reading", env.clock.sleep(READING / 2)).await;
     let after = readers.take();
     let flips = after.flips;
     require_clean(&mut total, after, 1)?;

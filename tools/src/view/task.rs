@@ -153,7 +153,9 @@ impl TaskView {
             Some(progress) if !self.is_ended() => {
                 let waiting =
                     if progress.waiting_for.is_empty() { String::new() } else { format!(": {}", progress.waiting_for) };
-                (format!("{}{waiting}", progress.stage), progress.rows_done, progress.rows_total)
+                // Once all rows are read, what follows is not measured in rows.
+                let total = progress.rows_total.filter(|&total| progress.rows_done < total);
+                (format!("{}{waiting}", progress.stage), progress.rows_done, total)
             }
             _ => (self.state.clone(), 0, None),
         }
