@@ -1,9 +1,12 @@
 //! How a verb ends badly: what failed, what to do, and the exit code.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
+/// How long waiting outlasts a control API that cannot be reached.
+pub(crate) const OUTAGE_MAX: Duration = Duration::from_secs(60);
 /// Exit code of a verb that failed.
 pub(crate) const EXIT_FAILED: u8 = 1;
 /// Exit code of a command line that cannot be right, whatever the state of the cluster.
@@ -40,6 +43,11 @@ impl Failure {
     /// The command line cannot be right.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { code: "usage", message: message.into(), hint: String::new(), exit: EXIT_USAGE }
+    }
+
+    /// Whether the control API could not be reached, or went away: it may be restarting.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self.code, "unavailable" | "cancelled")
     }
 
     /// Adds what to do.

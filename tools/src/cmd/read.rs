@@ -99,7 +99,14 @@ async fn keys_of_file(context: &Context, file: &Path) -> Outcome<Vec<String>> {
 
 /// The lines of a list of keys. An empty line is a key of no bytes, but for the end of the list.
 fn lines(input: impl BufRead) -> io::Result<Vec<String>> {
-    io::Read::take(input, KEYS_BYTES_MAX).lines().map(|line| line.map(strip_return)).collect()
+    let mut input = io::Read::take(input, KEYS_BYTES_MAX + 1);
+    let lines = io::Read::by_ref(&mut input).lines().map(|line| line.map(strip_return)).collect::<io::Result<_>>()?;
+    if input.limit() == 0 {
+        // The last key may be cut in the middle, and read as another one: nothing is read then.
+        let reason = format!("the list of keys is longer than {KEYS_BYTES_MAX} bytes: read it in pieces");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(lines)
 }
 
 fn strip_return(mut line: String) -> String {

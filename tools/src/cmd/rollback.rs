@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cli::RollbackArgs;
 use crate::context::Context;
 use crate::control::Control;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, OUTAGE_MAX, Outcome};
 use crate::progress::Progress;
 use crate::view::TableView;
 
@@ -74,10 +74,25 @@ pub(super) async fn run(context: &Context, args: RollbackArgs) -> Outcome {
 /// Waits until the table shows its target, or a newer one.
 pub(super) async fn wait_until_shown(context: &Context, control: &Control, table: &TableView) -> Outcome<TableView> {
     let Some(target) = &table.target else { return Ok(table.clone()) };
-    let mut progress = Progress::new(context.env.clock.clone());
+    let clock = &context.env.clock;
+    let mut progress = Progress::new(clock.clone());
+    let mut unreachable_since = None;
     loop {
         let request = control::ShowTableRequest { table: table.name.clone() };
-        let now = TableView::from(control.show_table(request).await?);
+        let now = match control.show_table(request).await {
+            Ok(now) => TableView::from(now),
+            Err(failure) if failure.is_outage() => {
+                let since = *unreachable_since.get_or_insert_with(|| clock.monotonic());
+                if clock.monotonic().saturating_sub(since) > OUTAGE_MAX {
+                    return Err(failure.hint("the change itself was made; see `fkv table show` for when it is shown"));
+                }
+                progress.update("the control API cannot be reached; trying again", 0, None);
+                clock.sleep(LOOK_PAUSE).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        unreachable_since = None;
         if now.aligned.as_ref().is_some_and(|aligned| aligned.epoch >= target.epoch) {
             return Ok(now);
         }

@@ -8,12 +8,10 @@ use serde::Serialize;
 use crate::cli::{TaskArgs, TaskVerb};
 use crate::context::Context;
 use crate::control::Control;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, OUTAGE_MAX, Outcome};
 use crate::progress::Progress;
 use crate::view::{TaskView, write_tasks};
 
-/// How long waiting outlasts a control API that cannot be reached: it may be restarting.
-const OUTAGE_MAX: Duration = Duration::from_secs(60);
 /// Pause before a broken watch is started again.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
@@ -63,7 +61,7 @@ pub(crate) async fn wait(context: &Context, control: &Control, table: &str, task
             Ok(Some(ended)) => return Ok(ended),
             // The server ended the stream early, as it does on shutdown.
             Ok(None) => None,
-            Err(failure) if failure.code == "unavailable" || failure.code == "cancelled" => Some(failure),
+            Err(failure) if failure.is_outage() => Some(failure),
             Err(failure) => return Err(failure),
         };
         let since = *unreachable_since.get_or_insert_with(|| clock.monotonic());
