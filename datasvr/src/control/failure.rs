@@ -38,7 +38,7 @@ pub(crate) fn of_meta(error: MetaError) -> Status {
             Failure::new(ErrorKind::Unavailable, error.to_string())
         }
         MetaError::Ambiguous(_) => {
-            let message = format!("{error}; repeat the call: what was done already is not done twice");
+            let message = format!("{error}; look whether it was made before you repeat the call");
             Failure::new(ErrorKind::Unavailable, message).with_retry(Retry::Later)
         }
         MetaError::Invalid(_) | MetaError::Corrupt { .. } => Failure::new(ErrorKind::Internal, error.to_string()),

@@ -93,6 +93,14 @@ pub enum Refusal {
         /// The version shown.
         to: Version,
     },
+    /// A rollback that names no version, of a table that is rolled back: repeated, it would go forward again.
+    #[error("table `{table}` is rolled back to version {to} already: name a version to go to another one")]
+    RolledBackAlready {
+        /// The table.
+        table: String,
+        /// The version rolled back to.
+        to: Version,
+    },
     /// Only a table that is rolled back can be released.
     #[error("table `{0}` is not rolled back: there is nothing to release")]
     NotRolledBack(String),

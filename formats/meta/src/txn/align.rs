@@ -97,7 +97,8 @@ pub fn flip(view: &View, table: &str, now_ms: u64) -> Result<Planned<Aligned>, R
 }
 
 /// Gives up aligning a commit: the table is rolled back to what it shows; if it shows nothing yet, its target becomes
-/// none and only a full load may follow. The task fails with `cause`.
+/// none and only a full load may follow. The task fails with `cause`. [`cancel_task`](super::cancel_task) does the latter
+/// by hand.
 ///
 /// # Errors
 /// `NoTable`, `NothingToAlign`, `NoVersion`, `NotLive`; `RolledBack`: a rollback never fails this way.
@@ -127,11 +128,12 @@ pub fn fail_alignment(view: &View, table: &str, cause: &str, now_ms: u64) -> Res
     Ok(Planned::new(vec![table.unchanged(), task.unchanged()], ops, after))
 }
 
-/// Rolls a table back (or, while rolled back, forward) to a version; without `to`, to what it showed before the
-/// present one. The plan's `after` is also the answer of a dry run.
+/// Rolls a table back (or, while rolled back, forward) to a version. Without `to` it goes back by one: to what is shown
+/// while a commit is still being aligned, otherwise to what was shown before; while rolled back that is refused, so that
+/// a rollback repeated after its answer was lost does not undo itself. The plan's `after` is also the answer of a dry run.
 ///
 /// # Errors
-/// `NoTable`, `Epoch`, `NeverShown`, `NoPrevious`, `NoVersion`, `NotLive`, `Quarantined`, `AlreadyTarget`.
+/// `NoTable`, `Epoch`, `NeverShown`, `RolledBackAlready`, `NoPrevious`, `NoVersion`, `NotLive`, `Quarantined`, `AlreadyTarget`.
 pub fn rollback(
     view: &View,
     table: &str,
@@ -141,12 +143,20 @@ pub fn rollback(
 ) -> Result<Planned<RolledBack>, Refusal> {
     let table = named(view, table)?;
     check_epoch(&table.value, expected)?;
-    if table.value.aligned.is_none() {
+    let Some(shown) = table.value.aligned else {
         // Rolled back to something that may never be shown, the table could neither be released nor loaded again.
         return Err(Refusal::NeverShown(table.value.name.clone()));
-    }
-    let default = table.value.previous.map(|label| label.version);
-    let to = to.or(default).ok_or_else(|| Refusal::NoPrevious(table.value.name.clone()))?;
+    };
+    let to = match (to, table.value.phase) {
+        (Some(to), _) => to,
+        (None, TablePhase::RolledBack { to, .. }) => {
+            return Err(Refusal::RolledBackAlready { table: table.value.name.clone(), to });
+        }
+        (None, TablePhase::Normal) => {
+            let before = if unaligned_target(&table.value).is_some() { Some(shown) } else { table.value.previous };
+            before.ok_or_else(|| Refusal::NoPrevious(table.value.name.clone()))?.version
+        }
+    };
     let version = version_of(view, table, to)?;
     check_usable(&table.value, &version.value)?;
     if table.value.target.is_some_and(|target| target.version == to) {
@@ -301,7 +311,11 @@ pub(super) fn check_holds(view: &View, table: &Stamped<TableRecord>, slot: &Slot
 }
 
 /// The task whose commit made `target`, while it aligns.
-fn aligning_task<'a>(view: &'a View, table: &Stamped<TableRecord>, target: Label) -> Option<&'a Stamped<TaskRecord>> {
+pub(super) fn aligning_task<'a>(
+    view: &'a View,
+    table: &Stamped<TableRecord>,
+    target: Label,
+) -> Option<&'a Stamped<TaskRecord>> {
     let task = view.task(table.uid(), table.value.running?)?;
     (task.value.state == TaskState::Aligning && task.value.version == Some(target.version)).then_some(task)
 }

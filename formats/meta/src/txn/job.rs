@@ -2,14 +2,25 @@
 
 use super::task::check_running;
 use super::{put, put_leased};
-use crate::key::{Keys, check_name};
+use crate::key::{Keys, TASK_LOCK, check_name};
 use crate::record::{JobRecord, JobState, LockRecord, ObjectRef, TableRecord, TaskError, TaskRecord};
 use crate::refusal::Refusal;
 use crate::stamped::{Planned, Stamped};
 use crate::state::task::note_error;
 use crate::store::{Compare, LeaseId, Op, Revision};
 
-/// Claims a job of a running task. `job` is its record, if it was ever claimed. The token is the lock's create
+/// The lock of a task as the worker that claims a job of it holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskHold<'a> {
+    /// The lock's create revision.
+    pub token: Revision,
+    /// The worker.
+    pub worker: &'a str,
+    /// The lease that the job's lock shall hang on.
+    pub lease: LeaseId,
+}
+
+/// Claims a job of a running task whose lock is held. `job` is its record, if it was ever claimed. The token is the lock's create
 /// revision: the revision at which the transaction commits.
 ///
 /// # Errors
@@ -20,12 +31,12 @@ pub fn claim_job(
     task: &Stamped<TaskRecord>,
     name: &str,
     job: Option<&Stamped<JobRecord>>,
-    worker: &str,
-    lease: LeaseId,
+    hold: TaskHold<'_>,
 ) -> Result<Planned<JobRecord>, Refusal> {
     check_name("job", name)?;
     check_running(&table.value, &task.value)?;
-    let (uid, task) = (table.uid(), task.value.task);
+    let (uid, record) = (table.uid(), task);
+    let task = record.value.task;
     let key = keys.job(uid, task, name);
     let mut after = match job {
         Some(job) => job.value.clone(),
@@ -41,10 +52,11 @@ pub fn claim_job(
     }
     after.attempt += 1;
     let lock = keys.lock(uid, task, name);
-    let holder = LockRecord { worker: worker.to_owned(), attempt: after.attempt };
+    let holder = LockRecord { worker: hold.worker.to_owned(), attempt: after.attempt };
     let as_read = job.map_or_else(|| Compare::Absent(key.clone()), Stamped::unchanged);
-    let compares = vec![as_read, Compare::Absent(lock.clone())];
-    Ok(Planned::new(compares, vec![put_leased(lock, &holder, lease), put(key, &after)], after))
+    let held = Compare::CreatedAt(keys.lock(uid, task, TASK_LOCK), hold.token);
+    let compares = vec![as_read, Compare::Absent(lock.clone()), record.unchanged(), held];
+    Ok(Planned::new(compares, vec![put_leased(lock, &holder, hold.lease), put(key, &after)], after))
 }
 
 /// Commits a job's output. After an ambiguous answer read the job back: its output names the attempt that won.
@@ -88,7 +100,7 @@ pub fn fail_job(
         after.state = JobState::Failed;
     }
     let lock = keys.lock(table.uid(), task.value.task, name);
-    let compares = vec![job.unchanged(), Compare::CreatedAt(lock.clone(), token)];
+    let compares = vec![job.unchanged(), Compare::CreatedAt(lock.clone(), token), task.unchanged()];
     Ok(Planned::new(compares, vec![job.put(&after), Op::Delete { key: lock }], after))
 }
 

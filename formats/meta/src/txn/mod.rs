@@ -1,7 +1,7 @@
 //! The transactions: one function per legal change. Each takes records as read, asks [`crate::state`] whether the
 //! change is legal, and gives the transaction that makes it, guarded by compares on everything the decision rests on.
 //!
-//! Changes by operators and the aligner start from a [`View`](crate::View), which shows all records at one revision;
+//! Changes by operators and the aligner start from a [`View`], which shows all records at one revision;
 //! changes by workers and servers start from the few records they own.
 
 use fkv_formats::id::{TaskId, Version};
@@ -26,7 +26,7 @@ pub use align::{
     rollback, set_canary,
 };
 pub use cluster::{add_sect, change_sects, init_cluster, reassign, remove_sect};
-pub use job::{claim_job, commit_job, fail_job};
+pub use job::{TaskHold, claim_job, commit_job, fail_job};
 pub use slot::{ClaimStep, claim_slot, put_progress, put_worker, report};
 pub use table::{NewTable, create_table, drop_table};
 pub use task::{

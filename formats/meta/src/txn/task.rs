@@ -3,6 +3,7 @@
 use fkv_formats::id::{ContentId, Digest, TaskId, Version};
 use sha2::{Digest as _, Sha256};
 
+use super::align::aligning_task;
 use super::{both, named, put, put_alignments, put_leased, referred};
 use crate::key::{Keys, TASK_LOCK};
 use crate::record::{
@@ -11,7 +12,7 @@ use crate::record::{
 };
 use crate::refusal::Refusal;
 use crate::stamped::{Planned, Stamped};
-use crate::state::table::{check_normal, check_usable, committed};
+use crate::state::table::{check_normal, check_usable, committed, without_target};
 use crate::state::task::{check_not_overtaken, check_spec, check_start, is, moved, needs_full, note_error};
 use crate::store::{Compare, LeaseId, Op, Revision, Txn};
 use crate::view::View;
@@ -312,17 +313,25 @@ pub fn fail_task(
     Ok(change(table, task, idle, after, compares, ops))
 }
 
-/// Cancels a task that has not committed its version.
+/// Cancels a task that has not committed its version, or whose version is being aligned while the table has never shown
+/// one: then there is nothing to roll back to, the table's target becomes none and only a full load may follow.
 ///
 /// # Errors
-/// `NoTable`, `NoTask`; `TaskIs` once it has committed or ended.
+/// `NoTable`, `NoTask`; `TaskIs` once it has ended, or has committed and can be rolled back.
 pub fn cancel_task(view: &View, table: &str, task: TaskId, now_ms: u64) -> Result<Planned<TaskChange>, Refusal> {
     let (table, task) = both(view, table, task)?;
-    let mut after = table.value.clone();
+    let (mut after, mut ops) = (table.value.clone(), Vec::new());
     match task.value.state {
         TaskState::Queued => after.queue.retain(|queued| *queued != task.value.task),
         TaskState::Running => after.running = after.running.filter(|running| *running != task.value.task),
-        TaskState::Aligning => return Err(is(&table.value, &task.value, "roll the table back instead")),
+        TaskState::Aligning => {
+            let aligning = table.value.target.and_then(|target| aligning_task(view, table, target));
+            if table.value.aligned.is_some() || aligning.is_none() {
+                return Err(is(&table.value, &task.value, "roll the table back instead"));
+            }
+            after = TableRecord { running: None, ..without_target(&after) };
+            ops.push(put_alignments(view.keys()));
+        }
         TaskState::Failed if after.blocked_by == Some(task.value.task) => {
             return Err(is(&table.value, &task.value, "skip it to let later increments start"));
         }
@@ -331,8 +340,8 @@ pub fn cancel_task(view: &View, table: &str, task: TaskId, now_ms: u64) -> Resul
         }
     }
     after.blocked_by = after.blocked_by.filter(|by| *by != task.value.task);
-    let unlock = Op::Delete { key: view.keys().lock(table.uid(), task.value.task, TASK_LOCK) };
-    Ok(change(table, task, after, moved(&task.value, TaskState::Cancelled, now_ms), vec![], vec![unlock]))
+    ops.push(Op::Delete { key: view.keys().lock(table.uid(), task.value.task, TASK_LOCK) });
+    Ok(change(table, task, after, moved(&task.value, TaskState::Cancelled, now_ms), vec![], ops))
 }
 
 /// Gives up a failed increment, so that later ones may start, or a queued increment that a full load has overtaken.

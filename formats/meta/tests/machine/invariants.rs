@@ -143,7 +143,7 @@ fn may_follow(from: TaskState, to: TaskState) -> bool {
     match from {
         TaskState::Queued => matches!(to, TaskState::Running | TaskState::Cancelled | TaskState::Skipped),
         TaskState::Running => matches!(to, TaskState::Aligning | TaskState::Failed | TaskState::Cancelled),
-        TaskState::Aligning => matches!(to, TaskState::Finished | TaskState::Failed),
+        TaskState::Aligning => matches!(to, TaskState::Finished | TaskState::Failed | TaskState::Cancelled),
         TaskState::Failed => matches!(to, TaskState::Queued | TaskState::Skipped),
         TaskState::Finished | TaskState::Cancelled | TaskState::Skipped => false,
     }

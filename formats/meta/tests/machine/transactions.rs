@@ -9,7 +9,7 @@ use fkv_meta::record::{
     VersionKind, encode,
 };
 use fkv_meta::state::{Lack, NextTask, Standing, next_task};
-use fkv_meta::store::{Compare, Op, Txn, TxnOutcome};
+use fkv_meta::store::{Compare, Op, Revision, Txn, TxnOutcome};
 use fkv_meta::{Refusal, RefusalKind, txn};
 
 use crate::module::{Module, TABLE, error, slot};
@@ -135,6 +135,33 @@ async fn a_topology_change_planned_before_any_change_of_alignment_is_refused() {
 }
 
 #[tokio::test]
+async fn of_two_topology_changes_planned_at_once_one_is_refused() {
+    let mut module = Module::new().await;
+    let moved = Assignment { server: "other".into(), addr: "127.0.0.1:7999".into() };
+    for round in 0..2 {
+        let view = module.view().await;
+        let shield = BTreeMap::from([("b".to_owned(), SectState::Shielded)]);
+        let reassign = BTreeMap::from([(slot("a/0"), moved.clone())]);
+        let plans = [
+            txn::change_sects(&view, &shield).expect("legal"),
+            txn::add_sect(&view, "c", servers("c", 1)).expect("legal"),
+            txn::reassign(&view, &reassign).expect("legal"),
+        ];
+        let mut plans = plans.to_vec();
+        if round == 1 {
+            plans.reverse();
+        }
+        let mut committed = 0;
+        for plan in plans {
+            committed += usize::from(module.run(plan).await.is_some());
+        }
+        assert_eq!(committed, 1, "round {round}");
+        assert_eq!(module.view().await.topology().map(|topology| topology.value.generation), Some(2));
+        module = Module::new().await;
+    }
+}
+
+#[tokio::test]
 async fn zero_required_slots_never_means_all() {
     let mut module = Module::new().await;
     module.commit(LoadMode::Full, 1).await;
@@ -184,13 +211,14 @@ async fn a_cancel_in_every_state_says_what_is_so() {
     let uid = module.table().await.uid();
     assert_eq!(module.meta.lock(uid, running, TASK_LOCK).await, Ok(None), "its worker sees it at once");
 
-    let (aligning, _) = module.commit(LoadMode::Full, 1).await;
+    module.load(1).await;
+    let (aligning, _) = module.commit(LoadMode::Full, 2).await;
     let late = module.refusal(cancel(aligning)).await.to_string();
-    assert_eq!(late, "task 3 of table `t` has committed its version: roll the table back instead");
-    module.report_all(&[content_of(1)]).await;
+    assert_eq!(late, "task 4 of table `t` has committed its version: roll the table back instead");
+    module.report_all(&[content_of(2)]).await;
     module.flip().await;
     let finished = module.refusal(cancel(aligning)).await.to_string();
-    assert_eq!(finished, "task 3 of table `t` has finished: there is nothing left to cancel");
+    assert_eq!(finished, "task 4 of table `t` has finished: there is nothing left to cancel");
 
     let failing = module.submit(LoadMode::Incremental).await.expect("submitted");
     module.start(failing).await;
@@ -199,7 +227,7 @@ async fn a_cancel_in_every_state_says_what_is_so() {
     let plan = txn::fail_task(&module.meta.keys, &table, &task, Some(token), error("bad"), txn::Retry::Pointless);
     assert!(module.run(plan.expect("legal")).await.is_some());
     let failed = module.refusal(cancel(failing)).await.to_string();
-    assert_eq!(failed, "task 4 of table `t` has failed: skip it to let later increments start");
+    assert_eq!(failed, "task 5 of table `t` has failed: skip it to let later increments start");
     module.change(|view| txn::skip_task(view, TABLE, failing, 9)).await;
     assert!(matches!(module.refusal(cancel(failing)).await, Refusal::TaskIs { state: TaskState::Skipped, .. }));
     assert!(matches!(module.refusal(cancel(TaskId(99))).await, Refusal::NoTask { .. }));
@@ -362,8 +390,11 @@ async fn a_rollback_is_shown_at_once_where_every_required_slot_holds_the_version
 
     // Forward to the head, which one slot has dropped: it loads first.
     module.report(&["b/1"], &[content_of(1)]).await;
-    let forward = module.change(|view| txn::rollback(view, TABLE, None, None, 5)).await;
-    assert!(!forward.at_once, "what was shown before is the default goal");
+    let again = module.refusal(|view| txn::rollback(view, TABLE, None, None, 5)).await;
+    let refused = Refusal::RolledBackAlready { table: TABLE.into(), to: Version(1) };
+    assert_eq!(again, refused, "repeated after a lost answer it would show the bad version again");
+    let forward = module.rollback(2).await;
+    assert!(!forward.at_once);
     assert_eq!(forward.standing.missing, [(slot("b/1"), Lack::Loading)]);
     assert_eq!(forward.standing.required.len(), 4);
     assert_eq!(module.shown().await, Some((Version(1), Epoch(3))));
@@ -376,6 +407,31 @@ async fn a_rollback_is_shown_at_once_where_every_required_slot_holds_the_version
     assert_eq!(released.version.content, content_of(2));
     assert!(released.table.quarantine.is_empty(), "nothing lies between the head and itself");
     assert_eq!(module.shown().await, Some((Version(3), Epoch(5))), "nothing has to be loaded");
+}
+
+#[tokio::test]
+async fn a_rollback_without_a_version_while_a_load_aligns_keeps_what_is_shown() {
+    let mut module = Module::new().await;
+    module.load(1).await;
+    module.load(2).await;
+    let (task, _) = module.commit(LoadMode::Full, 3).await;
+    let back = module.change(|view| txn::rollback(view, TABLE, None, None, 5)).await;
+    assert_eq!(back.stopped, Some(task));
+    assert_eq!(back.table.phase, TablePhase::RolledBack { to: Version(2), head: Version(3) });
+    assert_eq!(module.shown().await, Some((Version(2), Epoch(4))));
+}
+
+#[tokio::test]
+async fn a_first_load_that_never_aligns_can_be_cancelled() {
+    let mut module = Module::new().await;
+    let (first, _) = module.commit(LoadMode::Full, 1).await;
+    let cancelled = module.change(|view| txn::cancel_task(view, TABLE, first, 5)).await;
+    assert_eq!(cancelled.task.state, TaskState::Cancelled);
+    let table = &cancelled.table;
+    assert_eq!((table.target, table.running, table.full_required), (None, None, true));
+    let refused = module.submit(LoadMode::Incremental).await.expect_err("a full load must come first");
+    assert_eq!(refused, Refusal::FullRequired(TABLE.into()));
+    assert_eq!(module.load(2).await, Version(2), "numbers are never used again");
 }
 
 #[tokio::test]
@@ -528,6 +584,11 @@ async fn a_report_counts_only_while_its_incarnation_holds_the_claim() {
     };
     let late = txn::report(&module.meta.keys, &slot("b/1"), &zombie);
     assert_eq!(module.meta.run(late).await, Ok(TxnOutcome::Refused));
+    // Not even if it stood there: written by hand, past the compare.
+    let by_hand = Txn { compares: vec![], ..txn::report(&module.meta.keys, &slot("b/1"), &zombie) };
+    assert!(matches!(module.meta.run(by_hand).await, Ok(TxnOutcome::Committed(_))));
+    let refusal = module.refusal(|view| txn::flip(view, TABLE, 4)).await;
+    assert!(matches!(&refusal, Refusal::NotHeld { missing: 1, .. }), "{refusal}");
     module.report(&["b/1"], &[content_of(1)]).await;
 
     // The claim's lease ends.
@@ -563,10 +624,17 @@ async fn a_job_is_committed_by_one_attempt() {
     let mut module = Module::new().await;
     let task = module.submit(LoadMode::Full).await.expect("submitted");
     module.start(task).await;
+    let idle = module.task(task.0).await;
+    let token = module.lock(task).await;
     let (table, record) = (module.table().await, module.task(task.0).await);
     let keys = module.meta.keys.clone();
+    let hold = txn::TaskHold { token, worker: "w", lease: module.lease };
+    for (record, hold) in [(&idle, hold), (&record, txn::TaskHold { token: Revision(token.0 - 1), ..hold })] {
+        let zombie = txn::claim_job(&keys, &table, record, "slice-0", None, hold).expect("planned");
+        assert_eq!(module.run(zombie).await, None, "a job is claimed under the task's lock and present record only");
+    }
     let claim = |job: Option<&fkv_meta::Stamped<fkv_meta::record::JobRecord>>| {
-        txn::claim_job(&keys, &table, &record, "slice-0", job, "w", module.lease)
+        txn::claim_job(&keys, &table, &record, "slice-0", job, hold)
     };
     let first = module.run(claim(None).expect("legal")).await.expect("claimed");
     let job = async || module.meta.job(table.uid(), task, "slice-0").await.expect("read").expect("claimed once");
@@ -582,11 +650,11 @@ async fn a_job_is_committed_by_one_attempt() {
     assert_eq!(job().await.value.state, JobState::Done { output: object("good") });
     assert_eq!(claim(Some(&job().await)), Err(Refusal::JobEnded("slice-0".into())));
     for bad in ["", "a/b", TASK_LOCK] {
-        let claimed = txn::claim_job(&keys, &table, &record, bad, None, "w", module.lease);
+        let claimed = txn::claim_job(&keys, &table, &record, bad, None, hold);
         assert!(matches!(claimed, Err(Refusal::Name(_))), "{bad}");
     }
     // The task is cancelled: an open job can no longer be committed.
-    let other = txn::claim_job(&keys, &table, &record, "slice-1", None, "w", module.lease).expect("legal");
+    let other = txn::claim_job(&keys, &table, &record, "slice-1", None, hold).expect("legal");
     let token = module.run(other).await.expect("claimed");
     let open = module.meta.job(table.uid(), task, "slice-1").await.expect("read").expect("claimed");
     let late = txn::commit_job(&keys, &table, &record, "slice-1", &open, token, object("late")).expect("planned");

@@ -452,8 +452,13 @@ impl World {
                 self.fenced(&present, lock, token, outcome);
             }
             _ => {
-                let plan = txn::claim_job(&keys, table, task, JOB, record.as_ref(), WORKER, self.lease);
-                if let Some((revision, job)) = self.settle("claim job", plan).await {
+                let task_lock = (table.uid(), task.value.task, TASK_LOCK);
+                let token = self.token(task_lock);
+                let hold = txn::TaskHold { token, worker: WORKER, lease: self.lease };
+                let plan = txn::claim_job(&keys, table, task, JOB, record.as_ref(), hold);
+                let outcome = self.settle("claim job", plan).await;
+                self.fenced(&present, task_lock, token, outcome.as_ref());
+                if let Some((revision, job)) = outcome {
                     assert!(job.attempt <= TaskRecord::ATTEMPTS);
                     self.tokens.entry(lock).or_default().push(revision);
                 }
