@@ -97,7 +97,7 @@ pub(crate) fn decode(
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(group.chunks.clone(), group.footer.arrow.clone())
         .with_row_groups(vec![group.number])
         .with_projection(mask)
-        .with_batch_size(batch_rows(group))
+        .with_batch_size(batch_rows(group, load))
         .build()
         .map_err(|error| damaged(format!("row group {} cannot be read: {error}", group.number)))?;
     let mut decoded = Decoded::default();
@@ -108,9 +108,11 @@ pub(crate) fn decode(
             let row = group.first_row + decoded.rows;
             damaged(format!("row group {} cannot be decoded from row {row} on: {error}", group.number))
         })?;
-        batches.append(&batch, &mut decoded, rows)?;
-        load.bad.check()?;
-        after_batch(rows, batch.num_rows() as u64)?;
+        for slice in batches.slices(batch)? {
+            batches.append(&slice, &mut decoded, rows)?;
+            load.bad.check()?;
+            after_batch(rows, slice.num_rows() as u64)?;
+        }
     }
     let expected = group.footer.rows.get(group.number).copied().unwrap_or(0);
     if decoded.rows != expected {
@@ -123,7 +125,7 @@ pub(crate) fn decode(
 }
 
 /// Rows of a batch for this row group.
-fn batch_rows(group: &Group) -> usize {
+fn batch_rows(group: &Group, load: &Load) -> usize {
     let metadata = group.footer.parquet().row_group(group.number);
     let schema = metadata.schema_descr();
     let bytes: u64 = metadata
@@ -134,7 +136,10 @@ fn batch_rows(group: &Group) -> usize {
         .map(|(_, column)| u64::try_from(column.uncompressed_size()).unwrap_or(0))
         .sum();
     let rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
-    let by_bytes = u128::from(BATCH_BYTES) * u128::from(rows) / u128::from(bytes.max(1));
+    // A dictionary makes rows look smaller than they are; vectors have at least their own width.
+    let width = load.schema.value.fixed_width().unwrap_or(0) as u64;
+    let bytes = bytes.max(rows.saturating_mul(width)).max(1);
+    let by_bytes = u128::from(BATCH_BYTES) * u128::from(rows) / u128::from(bytes);
     usize::try_from(by_bytes.clamp(1, u128::from(BATCH_ROWS_MAX))).unwrap_or(1)
 }
 
@@ -149,6 +154,25 @@ struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
+    /// Cuts a batch so that what is appended at once stays small, also where a few values are very long.
+    fn slices(&self, batch: RecordBatch) -> Result<Vec<RecordBatch>, InputError> {
+        if self.load.schema.value != ValueType::Bytes {
+            return Ok(vec![batch]);
+        }
+        let column = self.group.binding.values.first().and_then(|at| batch.columns().get(*at));
+        let strings = column.and_then(Strings::of).ok_or_else(|| self.unexpected("the value"))?;
+        let (mut slices, mut start, mut bytes) = (Vec::new(), 0, 0);
+        for at in 0..batch.num_rows() {
+            bytes += strings.get(at).len();
+            if bytes > Rows::BYTES_MAX && at > start {
+                slices.push(batch.slice(start, at - start));
+                (start, bytes) = (at, strings.get(at).len());
+            }
+        }
+        slices.push(batch.slice(start, batch.num_rows() - start));
+        Ok(slices)
+    }
+
     fn append(&mut self, batch: &RecordBatch, decoded: &mut Decoded, rows: &mut Rows) -> Result<(), InputError> {
         let (binding, first) = (&self.group.binding, decoded.rows);
         let (count, columns) = (batch.num_rows(), batch.columns());
@@ -458,7 +482,9 @@ fn append_strings(kept: &Kept<'_>, strings: &Strings<'_>, column: &ArrayRef, out
 enum Strings<'a> {
     Utf8(&'a arrow_array::StringArray),
     LargeUtf8(&'a arrow_array::LargeStringArray),
+    Utf8View(&'a arrow_array::StringViewArray),
     Binary(&'a arrow_array::BinaryArray),
+    BinaryView(&'a arrow_array::BinaryViewArray),
     LargeBinary(&'a arrow_array::LargeBinaryArray),
     Fixed(&'a arrow_array::FixedSizeBinaryArray),
 }
@@ -468,7 +494,9 @@ impl<'a> Strings<'a> {
         Some(match column.data_type() {
             DataType::Utf8 => Self::Utf8(column.as_string_opt()?),
             DataType::LargeUtf8 => Self::LargeUtf8(column.as_string_opt()?),
+            DataType::Utf8View => Self::Utf8View(column.as_string_view_opt()?),
             DataType::Binary => Self::Binary(column.as_binary_opt()?),
+            DataType::BinaryView => Self::BinaryView(column.as_binary_view_opt()?),
             DataType::LargeBinary => Self::LargeBinary(column.as_binary_opt()?),
             DataType::FixedSizeBinary(_) => Self::Fixed(column.as_fixed_size_binary_opt()?),
             _ => return None,
@@ -480,7 +508,9 @@ impl<'a> Strings<'a> {
         match self {
             Self::Utf8(column) => column.value(at).as_bytes(),
             Self::LargeUtf8(column) => column.value(at).as_bytes(),
+            Self::Utf8View(column) => column.value(at).as_bytes(),
             Self::Binary(column) => column.value(at),
+            Self::BinaryView(column) => column.value(at),
             Self::LargeBinary(column) => column.value(at),
             Self::Fixed(column) => column.value(at),
         }

@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use arrow_schema::{DataType, FieldRef, Schema};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
 use super::error::InputError;
@@ -42,6 +44,30 @@ impl Footer {
     #[must_use]
     pub(crate) fn rows_total(&self) -> u64 {
         self.rows.iter().sum()
+    }
+}
+
+impl Footer {
+    /// The same footer, with strings and bytes among the columns `roots` read as views into the pages they come from:
+    /// a long value that a dictionary page holds once is not copied for each row that has it.
+    ///
+    /// # Errors
+    /// As the decoder says; the schema has been read before, so that this is a fault of ours.
+    pub(crate) fn with_views(self, roots: &[usize]) -> Result<Self, ParquetError> {
+        let mut fields: Vec<FieldRef> = self.arrow.schema().fields().iter().cloned().collect();
+        for root in roots {
+            let Some(field) = fields.get_mut(*root) else { continue };
+            let view = match field.data_type() {
+                DataType::Utf8 => DataType::Utf8View,
+                DataType::Binary => DataType::BinaryView,
+                _ => continue,
+            };
+            *field = Arc::new(field.as_ref().clone().with_data_type(view));
+        }
+        let options =
+            ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_schema(Arc::new(Schema::new(fields)));
+        let arrow = ArrowReaderMetadata::try_new(Arc::clone(self.parquet()), options)?;
+        Ok(Self { arrow, rows: self.rows })
     }
 }
 

@@ -91,6 +91,10 @@ pub(crate) async fn open(files: &[InputFile], load: &Load, budget: &Budget) -> R
         .map(|file| async move {
             let footer = footer::read(&file, budget).await?;
             let binding = bind(&file.url, footer.arrow.schema(), &load.spec, &load.schema)?;
+            let footer = footer.with_views(&binding.roots).map_err(|error| {
+                let reason = format!("its columns cannot be read: {error}");
+                InputError::Damaged { file: file.url.clone(), reason }
+            })?;
             Ok::<_, InputError>((file, footer, binding))
         })
         .buffered(REQUESTS)

@@ -271,3 +271,30 @@ async fn an_input_beyond_the_memory_of_a_build_names_the_limit_and_the_flag() {
     let message = &task.errors[0].message;
     assert!(message.contains("16777216 bytes of memory") && message.contains("--build-memory"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_values_that_a_dictionary_holds_once_do_not_overrun_memory() {
+    let world = World::new().await;
+    let server = world.server_with(DataConfig { build_memory: 512 << 20, ..world.config("w") }).await;
+    let mut client = world.client(&server);
+    let _slots = world.slots(&mut client).await;
+    client.create_table(table("t", "bytes")).await.expect("created");
+    let value = vec![7u8; 512 << 10];
+    let file = |rows: i64| {
+        let values = BinaryArray::from_iter_values((0..rows).map(|_| value.as_slice()));
+        let bytes = file(vec![("id", ids(0..rows)), ("v", Arc::new(values) as ArrayRef)]);
+        assert!(bytes.len() < 4 << 20, "the value stands in the file once: {}", bytes.len());
+        bytes
+    };
+    // 150 MB of values fit, 1.5 GB do not, although both files are small.
+    world.put("fits.parquet", &file(300));
+    let task = run(&world, &mut client, load("t", world.url("fits.parquet"))).await;
+    assert_eq!(task.state, "finished", "{task:?}");
+    let records = world.decode("t", 1).await;
+    assert_eq!(records.len(), 300);
+    assert!(records.values().all(|(_, found)| *found == value));
+    world.put("large.parquet", &file(3000));
+    let task = run(&world, &mut client, load("t", world.url("large.parquet"))).await;
+    assert_eq!(task.state, "failed");
+    assert!(task.errors[0].message.contains("--build-memory"), "{}", task.errors[0].message);
+}
