@@ -368,7 +368,8 @@ pub enum Duplicates {
     Error,
 }
 
-/// What a user asks to be loaded. Equal specs of one submit id are one task.
+/// What a user asks to be loaded. Equal specs of one submit id are one task: they are compared by the SHA-256 of their
+/// JSON, so that a field added later must be left out of it while it has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadSpec {
     /// Input URLs: files, directories or globs.

@@ -133,7 +133,8 @@ pub fn fail_alignment(view: &View, table: &str, cause: &str, now_ms: u64) -> Res
 /// a rollback repeated after its answer was lost does not undo itself. The plan's `after` is also the answer of a dry run.
 ///
 /// # Errors
-/// `NoTable`, `Epoch`, `NeverShown`, `RolledBackAlready`, `NoPrevious`, `NoVersion`, `NotLive`, `Quarantined`, `AlreadyTarget`.
+/// `NoTable`, `Epoch`, `NeverShown`, `RolledBackAlready`, `NoPrevious`, `NoVersion`, `NotLive`, `Quarantined`,
+/// `AlreadyTarget`.
 pub fn rollback(
     view: &View,
     table: &str,

@@ -20,8 +20,8 @@ pub struct TaskHold<'a> {
     pub lease: LeaseId,
 }
 
-/// Claims a job of a running task whose lock is held. `job` is its record, if it was ever claimed. The token is the lock's create
-/// revision: the revision at which the transaction commits.
+/// Claims a job of a running task whose lock is held. `job` is its record, if it was ever claimed. The token is the
+/// lock's create revision: the revision at which the transaction commits.
 ///
 /// # Errors
 /// `TaskIs`, `JobEnded`, `OutOfAttempts`, `Name`.
