@@ -138,25 +138,35 @@ async fn a_submit_repeated_is_the_same_task() {
     assert_eq!(control.table("t").await.head, 1, "loaded once");
 }
 
-/// A cancel works before the commit, is refused with advice after it, and never leaves anything half done.
+/// A cancel works while nothing of the task is shown, is refused with advice afterwards, and leaves nothing half done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_in_every_state() {
     let mut cluster = Cluster::start(1, 2).await;
     let model = Model::new(1, 1_000, Shape::Bytes);
     let control = cluster.control.clone();
     control.create("t", &model.schema()).await;
-    let load = |version| cluster.model_load("t", &model, Version(version));
-    let (first, second, third) = (load(1), load(2), load(3));
+    let load = |cluster: &Cluster, version| cluster.model_load("t", &model, Version(version));
 
-    // Aligning: one server is away, so the first task cannot finish. The second is queued behind it.
+    // One server is away, so the first task cannot end: it aligns, and the second waits behind it.
     cluster.crash("a/1");
-    let aligning = control.start_load("t", first).await;
+    let aligning = control.start_load("t", load(&cluster, 1)).await;
     control.wait_for("t", aligning, &["aligning"]).await;
-    let queued = control.start_load("t", second).await;
-    refused(control.cancel("t", aligning).await, Code::FailedPrecondition, &["committed", "roll"]);
-    let cancelled = control.cancel("t", queued).await.expect("a queued task can be cancelled");
-    assert_eq!(cancelled.state, "cancelled");
+    let queued = control.start_load("t", load(&cluster, 2)).await;
+    assert_eq!(control.cancel("t", queued).await.expect("a queued task can be cancelled").state, "cancelled");
     refused(control.cancel("t", queued).await, Code::FailedPrecondition, &["cancelled"]);
+    // There is nothing to roll back to yet: then a cancel is the way out.
+    assert_eq!(control.cancel("t", aligning).await.expect("nothing was ever shown").state, "cancelled");
+    let table = control.table("t").await;
+    assert_eq!((table.head, table.target, table.aligned), (1, None, None));
+    cluster.restart("a/1").await;
+    cluster.all_claimed().await;
+    assert_eq!(control.load("t", load(&cluster, 3)).await.version, 2, "version 1 was committed and never shown");
+
+    // Once something is shown, a committed version is rolled back, not cancelled.
+    cluster.crash("a/1");
+    let aligning = control.start_load("t", load(&cluster, 4)).await;
+    control.wait_for("t", aligning, &["aligning"]).await;
+    refused(control.cancel("t", aligning).await, Code::FailedPrecondition, &["committed", "roll"]);
     cluster.restart("a/1").await;
     control.wait_for("t", aligning, &["finished"]).await;
     refused(control.cancel("t", aligning).await, Code::FailedPrecondition, &["finished"]);
@@ -190,8 +200,8 @@ async fn a_cancel_in_every_state() {
     }
     assert!(caught, "even the largest load was over before it could be cancelled");
 
-    let last = control.load("t", third).await;
-    assert_eq!(last.version, 2, "versions are dense: what was cancelled or failed took none");
+    let last = control.load("t", load(&cluster, 5)).await;
+    assert_eq!(last.version, 4, "versions are dense: what failed or was cancelled before its commit took none");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

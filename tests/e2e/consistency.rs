@@ -1,5 +1,6 @@
 //! Version consistency: while versions come and go, every answer is of one version, and no reader is ever taken back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fkv_env::{Entropy as _, SeededEntropy};
@@ -95,6 +96,7 @@ async fn no_answer_mixes_versions_with_one_sect_of_eight_roles() {
 }
 
 /// What a random tour does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Load,
     Rollback,
@@ -105,7 +107,8 @@ enum Step {
 
 /// Loads, rollbacks, releases and crashes in random order, without waiting for one to settle before the next. One
 /// server at most is away at a time, so every read must succeed; and whatever happens, no promise may be broken.
-async fn random_tour(seed: u64) {
+/// Gives how often each kind of step was permitted.
+async fn random_tour(seed: u64) -> BTreeMap<Step, usize> {
     let entropy = SeededEntropy::new(seed);
     let mut cluster = Cluster::start(2, 2).await;
     let control = cluster.control.clone();
@@ -114,7 +117,7 @@ async fn random_tour(seed: u64) {
     control.create("t", &model.schema()).await;
     control.load("t", cluster.model_load("t", &model, Version(1))).await;
     let readers = Readers::start(&cluster.env, &cluster.client_config(), "t", &audit, 2).await;
-    let mut loads = 1;
+    let (mut loads, mut done) = (1, BTreeMap::new());
     for step in 0..30 {
         let next = match entropy.below(10) {
             0..=3 => Step::Load,
@@ -154,8 +157,11 @@ async fn random_tour(seed: u64) {
             }
         };
         // What the present state does not permit is refused; anything else is a fault.
-        if let Err(status) = outcome {
-            assert_eq!(status.code(), tonic::Code::FailedPrecondition, "seed {seed}, step {step}: {status}");
+        match outcome {
+            Ok(()) => *done.entry(next).or_default() += 1,
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::FailedPrecondition, "seed {seed}, step {step}: {status}");
+            }
         }
         readers.progress(4).await;
     }
@@ -197,6 +203,7 @@ async fn random_tour(seed: u64) {
         }
     }
     cluster.shutdown().await;
+    done
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,10 +212,14 @@ async fn nothing_is_mixed_or_taken_back_whatever_happens_in_whatever_order() {
     let seeds = std::env::var("FKV_TEST_SEEDS").unwrap_or_else(|_| "1-3".to_owned());
     let (first, last) = seeds.split_once('-').unwrap_or((&seeds, &seeds));
     let seed = |text: &str| text.parse::<u64>().expect("FKV_TEST_SEEDS is first-last");
+    let mut done: BTreeMap<Step, usize> = BTreeMap::new();
     for seed in seed(first)..=seed(last) {
-        println!("seed {seed}");
-        random_tour(seed).await;
+        for (step, count) in random_tour(seed).await {
+            *done.entry(step).or_default() += count;
+        }
+        println!("seed {seed}; so far {done:?}");
     }
+    assert!(done.len() == 5 || seed(first) == seed(last), "tours do all kinds of steps: {done:?}");
 }
 
 /// Servers that keep the replaced image on disk only: a rollback loads it while the present one is shown.

@@ -43,11 +43,13 @@ pub fn free_ports(env: &Env, count: usize) -> Vec<u16> {
     held.into_iter().map(|(port, _)| port).collect()
 }
 
-/// A running server process. Dropping it kills it.
+/// A running server process. Dropping it kills it, and so does the end of the test's process, however that ends.
 #[derive(Debug)]
 pub struct Server {
     name: String,
     child: Child,
+    /// Kills the server when this process's end of its input closes.
+    watchdog: Child,
     log: PathBuf,
 }
 
@@ -75,11 +77,19 @@ impl Server {
             .stderr(err)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
-        Self { name: name.to_owned(), child, log }
+        let watchdog = Command::new("sh")
+            .args(["-c", "read -r _; kill -9 \"$0\"", &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell starts");
+        Self { name: name.to_owned(), child, watchdog, log }
     }
 
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self) {
+        self.dismiss_watchdog();
         self.child.kill().expect("our own child can be killed");
         self.child.wait().expect("our own child can be waited for");
     }
@@ -108,7 +118,15 @@ impl Server {
 
     /// Its exit status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("our own child can be waited for")
+        let status = self.child.try_wait().expect("our own child can be waited for")?;
+        self.dismiss_watchdog();
+        Some(status)
+    }
+
+    /// Once the server is gone its process id may become another's.
+    fn dismiss_watchdog(&mut self) {
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
     }
 
     /// The last lines of its log.
@@ -129,6 +147,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.dismiss_watchdog();
         if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
             return;
         }
