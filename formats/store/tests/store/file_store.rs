@@ -4,12 +4,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use fkv_env::Env;
+use fkv_env::{Env, Spawn, TaskHandle, TokioSpawn};
 use fkv_store::{ObjectMeta, Store, StoreError, StoreOptions, open};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use tempfile::TempDir;
 
 use crate::recording_files::RecordingFiles;
@@ -159,16 +162,55 @@ async fn a_crash_leaves_only_temporary_files_and_old_ones_are_swept() {
     assert_eq!(leftovers(dir.path()), 0, "it belongs to nobody");
 }
 
+/// Starts blocking calls at once, or holds them until they are let go.
+#[derive(Default)]
+struct HeldCalls {
+    holding: AtomicBool,
+    held: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+impl HeldCalls {
+    fn let_go(&self) {
+        self.holding.store(false, Ordering::SeqCst);
+        for call in self.held.lock().expect("no panic while held").drain(..) {
+            TokioSpawn.blocking(call);
+        }
+    }
+}
+
+impl std::fmt::Debug for HeldCalls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeldCalls").field("holding", &self.holding).finish_non_exhaustive()
+    }
+}
+
+impl Spawn for HeldCalls {
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) -> TaskHandle {
+        TokioSpawn.spawn(name, future)
+    }
+
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        if self.holding.load(Ordering::SeqCst) {
+            self.held.lock().expect("no panic while held").push(work);
+        } else {
+            TokioSpawn.blocking(work);
+        }
+    }
+}
+
 /// The future of a write may be dropped at any point, by a time limit for instance.
 #[tokio::test]
 async fn a_write_given_up_half_way_spoils_the_writer_and_leaves_nothing() {
     let dir = temporary();
-    let store = open_in(&env(), dir.path());
+    let calls = Arc::new(HeldCalls::default());
+    let store = open_in(&Env { spawn: calls.clone(), ..env() }, dir.path());
     let mut writer = store.writer("x").await.expect("a writer");
+    calls.holding.store(true, Ordering::SeqCst);
     {
         let mut write = writer.write(Bytes::from(vec![7; 8 << 20]));
         assert!(futures::poll!(&mut write).is_pending(), "it has gone to another thread");
     }
+    calls.let_go();
     let error = writer.write(bytes("more")).await.expect_err("bytes may be missing");
     assert!(error.to_string().contains("given up"), "{error}");
     let error = writer.finish().await.expect_err("bytes may be missing");
