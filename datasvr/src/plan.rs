@@ -17,8 +17,11 @@ use serde::{Deserialize, Serialize};
 /// Format version of both objects.
 const FORMAT: u32 = 0;
 
-/// Name of the job that builds everything in memory.
-pub(crate) const BUILD_JOB: &str = "build";
+/// Name of the job that builds everything in memory, in the plan made after `retries` retries of the task: a new plan
+/// must not find the output of an older one.
+fn build_job(retries: u32) -> String {
+    if retries == 0 { "build".to_owned() } else { format!("build-{retries}") }
+}
 
 /// One file of the frozen list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,18 +122,18 @@ impl FrozenInputs {
 }
 
 impl Plan {
-    /// A plan in which one job builds everything in memory.
+    /// A plan in which one job builds everything in memory, for the next version of a table whose head is `head`.
     #[must_use]
     pub(crate) fn in_memory(
         uid: TableUid,
-        task: TaskId,
+        (task, retries): (TaskId, u32),
         version: Version,
         as_of: u32,
         schema: Schema,
         inputs: &FrozenInputs,
     ) -> Self {
         let bytes = inputs.files.iter().map(|file| file.len).sum();
-        let job = PlannedJob { name: BUILD_JOB.to_owned(), kind: JobKind::Build, bytes };
+        let job = PlannedJob { name: build_job(retries), kind: JobKind::Build, bytes };
         Self {
             format: FORMAT,
             uid,

@@ -91,12 +91,12 @@ impl Reporter {
 struct Claimed {
     incarnation: u64,
     /// The report that metadata has acknowledged; `None` while that is unknown.
-    acknowledged: Option<Acknowledged>,
+    standing: Option<Standing>,
 }
 
 /// A report that metadata has acknowledged.
 #[derive(Debug)]
-struct Acknowledged {
+struct Standing {
     report: Report,
     /// From this revision on metadata shows it.
     at: Revision,
@@ -105,9 +105,9 @@ struct Acknowledged {
 impl Claimed {
     /// Whether `view` is newer than the acknowledgement and shows something else.
     fn is_undone(&self, view: &View, slot: &Slot) -> bool {
-        self.acknowledged.as_ref().is_some_and(|acknowledged| {
+        self.standing.as_ref().is_some_and(|standing| {
             let shown = view.report(slot).map(|report| &report.value);
-            view.revision() >= acknowledged.at && shown != Some(&acknowledged.report)
+            view.revision() >= standing.at && shown != Some(&standing.report)
         })
     }
 }
@@ -218,9 +218,9 @@ impl Work {
             if gone {
                 tracing::warn!(%slot, "the claim of the slot is gone; claiming it again");
             }
-            if !gone && claimed.acknowledged.is_some() && (fell || claimed.is_undone(&view, slot)) {
+            if !gone && claimed.standing.is_some() && (fell || claimed.is_undone(&view, slot)) {
                 tracing::warn!(%slot, "metadata no longer has what was reported; reporting again");
-                claimed.acknowledged = None;
+                claimed.standing = None;
             }
             !gone
         });
@@ -290,22 +290,29 @@ impl Work {
             problems: desired.problems.clone(),
         };
         let Some(claimed) = self.claims.get_mut(slot) else { return Ok(false) };
-        if claimed.acknowledged.as_ref().is_some_and(|acknowledged| acknowledged.report == report) {
+        if claimed.standing.as_ref().is_some_and(|standing| standing.report == report) {
             return Ok(true);
         }
-        // Until it is answered, what metadata has is unknown.
-        claimed.acknowledged = None;
-        match self.meta.run(txn::report(&self.meta.keys, slot, &report)).await? {
+        // Until it is answered, what metadata has is unknown. What is then read may be overtaken by a write that is
+        // still on its way, also where it reads as wished; only a write of our own on top of it rules that out.
+        let standing = match claimed.standing.take() {
+            Some(standing) => Some(standing.at),
+            None => self.meta.report(slot).await?.map(|read| read.modified),
+        };
+        match self.meta.run(txn::report(&self.meta.keys, slot, standing, &report)).await? {
             TxnOutcome::Committed(at) => {
-                claimed.acknowledged = Some(Acknowledged { report, at });
-                Ok(true)
+                claimed.standing = Some(Standing { report, at });
+                return Ok(true);
             }
-            TxnOutcome::Refused => {
-                tracing::warn!(%slot, "the report was refused because the claim is gone; claiming the slot again");
-                self.claims.remove(slot);
-                Err(MetaError::Ambiguous("the claim is gone".to_owned()))
-            }
+            TxnOutcome::Refused => {}
         }
+        if self.meta.claim(slot).await?.is_some_and(|claim| claim.created.0 == incarnation) {
+            tracing::info!(%slot, "an earlier report arrived late; reporting again");
+        } else {
+            tracing::warn!(%slot, "the report was refused because the claim is gone; claiming the slot again");
+            self.claims.remove(slot);
+        }
+        Err(MetaError::Ambiguous("the report was refused".to_owned()))
     }
 
     async fn claim_slot(&mut self, slot: &Slot, lease: LeaseId) -> Result<Option<u64>, MetaError> {
@@ -313,7 +320,7 @@ impl Work {
             Ok(incarnation) => {
                 tracing::info!(%slot, incarnation, "slot claimed");
                 self.complained.remove(slot);
-                self.claims.insert(slot.clone(), Claimed { incarnation, acknowledged: None });
+                self.claims.insert(slot.clone(), Claimed { incarnation, standing: None });
                 Ok(Some(incarnation))
             }
             Err(ChangeError::Refused(refusal)) => {

@@ -10,6 +10,7 @@ use fkv_formats::id::Version;
 use fkv_formats::route::part_of;
 use fkv_formats::schema::{KeyType, ValueType};
 use fkv_meta::record::{Assignment, RetainOld, SectState};
+use fkv_meta::store::TxnOutcome;
 use fkv_meta::txn;
 use fkv_rpc::packed::{KeyStatus, SectionStatus, Selector};
 
@@ -244,6 +245,57 @@ async fn a_damaged_object_in_the_store_never_becomes_an_answer() {
     server.wait_serving(uid, second).await;
     assert_eq!(check_integers(&server.get(uid, &keys).await, &keys, COUNT), Version(2));
     assert_eq!(table_status(&server.status().await, uid).expect("known").problem, "");
+}
+
+/// Once, the aligned version was tried again and again, and nothing else had a turn: the next version could never be
+/// aligned anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_its_disk_loads_the_next_version_though_the_aligned_one_is_damaged() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let server = cluster.start("a-0").await;
+    let keys: Vec<u64> = (0..1000).collect();
+    let (_, first) = cluster.publish("t", 0, &rows(1, COUNT)).await;
+    cluster.align("t").await;
+    server.wait_serving(uid, first).await;
+    server.shutdown().await;
+    cluster.env.files.remove_dir_all(&cluster.data_dir("a-0")).expect("removed");
+    damage(&cluster, &cluster.dir.path().join(format!("store/tables/{:016x}/1/pack-0", uid.0)), 64 + 100);
+
+    let server = cluster.start("a-0").await;
+    server
+        .wait_status("the problem", |status| {
+            table_status(status, uid).is_some_and(|table| table.problem.contains("damaged"))
+        })
+        .await;
+    let (_, second) = cluster.publish("t", 0, &rows(2, COUNT)).await;
+    cluster.align("t").await;
+    server.wait_serving(uid, second).await;
+    assert_eq!(check_integers(&server.get(uid, &keys).await, &keys, COUNT), Version(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_metadata_lost_is_written_again() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let server = cluster.start("a-0").await;
+    let (_, content) = cluster.publish("t", 0, &rows(1, COUNT)).await;
+    cluster.align("t").await;
+    server.wait_serving(uid, content).await;
+    let slot = "a/0".parse().expect("a slot");
+    let view = cluster.wait_meta("the report", |view| Cluster::reported(view, "a/0", uid) == [content]).await;
+    // As a store would do that was restored from a snapshot taken before the report.
+    let standing = view.report(&slot).expect("reported").modified;
+    let mut older = view.valid_report(&slot).expect("reported").clone();
+    older.tables.clear();
+    let overwrite = txn::report(&cluster.meta.keys, &slot, Some(standing), &older);
+    let outcome = cluster.meta.run(overwrite).await.expect("answered");
+    let TxnOutcome::Committed(at) = outcome else { panic!("the claim is gone") };
+    cluster
+        .wait_meta("the report to be back", |view| {
+            view.revision() > at && Cluster::reported(view, "a/0", uid) == [content]
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

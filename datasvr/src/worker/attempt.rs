@@ -18,7 +18,7 @@ use crate::build::output::JobOutput;
 use crate::error::AttemptError;
 use crate::input::file::InputFile;
 use crate::object;
-use crate::plan::{BUILD_JOB, FrozenInputs, Plan, from_json, to_json};
+use crate::plan::{FrozenInputs, Plan, from_json, to_json};
 use crate::progress::{Meter, Stage};
 use crate::publish;
 
@@ -94,7 +94,14 @@ impl Worker {
         let head = self.meta.version(hold.uid, table.head).await?;
         let now_s = u32::try_from(self.env.clock.unix_ms() / 1000).unwrap_or(u32::MAX);
         let as_of = now_s.max(head.map_or(0, |head| head.value.as_of));
-        let plan = Plan::in_memory(hold.uid, hold.task, table.head.next(), as_of, table.schema.clone(), &frozen);
+        let plan = Plan::in_memory(
+            hold.uid,
+            (hold.task, task.retries),
+            table.head.next(),
+            as_of,
+            table.schema.clone(),
+            &frozen,
+        );
         let place = Self::place(hold, TASK_LOCK, hold.attempt, hold.token);
         let inputs = object::put(&self.store, place.inputs(), to_json(&frozen)).await?;
         let plan = object::put(&self.store, place.plan(), to_json(&plan)).await?;
@@ -125,13 +132,17 @@ impl Worker {
         files: &[InputFile],
         meter: &Arc<Meter>,
     ) -> Result<JobOutput, AttemptError> {
-        let claimed = match self.claim_job(hold).await? {
+        let [planned] = plan.jobs.as_slice() else {
+            return Err(AttemptError::Lost("the plan was made by a newer build: it has several jobs"));
+        };
+        let name = planned.name.as_str();
+        let claimed = match self.claim_job(hold, name).await? {
             Found::Output(output) => return self.read_json(&output).await,
             Found::Claimed(claimed) => claimed,
         };
-        hold.holds_job(BUILD_JOB, claimed.token);
+        hold.holds_job(name, claimed.token);
         let spec = hold.read(&self.meta, None).await?.task.value.spec;
-        let place = Self::place(hold, BUILD_JOB, claimed.attempt, claimed.token);
+        let place = Self::place(hold, name, claimed.attempt, claimed.token);
         let job = BuildJob {
             env: &self.env,
             store: &self.store,
@@ -145,7 +156,7 @@ impl Worker {
         };
         let output = job.run().await?;
         let object = object::put(&self.store, place.output(), to_json(&output)).await?;
-        self.commit_job(hold, &claimed, object).await?;
+        self.commit_job(hold, name, &claimed, object).await?;
         tracing::info!(
             table = %hold.table, task = %hold.task, rows = output.stats.rows_read, records = output.stats.records,
             packs = output.packs.len(), memory_peak_bytes = job.budget.peak(), "task built"
@@ -154,12 +165,12 @@ impl Worker {
     }
 
     /// Claims the build job, or finds it done.
-    async fn claim_job(&self, hold: &Hold) -> Result<Found, AttemptError> {
+    async fn claim_job(&self, hold: &Hold, name: &str) -> Result<Found, AttemptError> {
         let (keys, worker) = (&self.meta.keys, &self.config.worker);
         // The attempt asked for by a try whose answer may have been lost.
         let mut asked = None;
         let made = hold
-            .change(&self.env, &self.meta, Some(BUILD_JOB), |read| {
+            .change(&self.env, &self.meta, Some(name), |read| {
                 if let Some(JobState::Done { output }) = read.job.as_ref().map(|job| &job.value.state) {
                     return Ok(Step::Done(Found::Output(output.clone())));
                 }
@@ -171,8 +182,8 @@ impl Worker {
                     return Ok(Step::Done(Found::Claimed(JobHold { token, attempt })));
                 }
                 let held = txn::TaskHold { token: hold.token, worker, lease: hold.lease };
-                let planned = txn::claim_job(keys, &read.table, &read.task, BUILD_JOB, read.job.as_ref(), held)
-                    .map_err(refused)?;
+                let planned =
+                    txn::claim_job(keys, &read.table, &read.task, name, read.job.as_ref(), held).map_err(refused)?;
                 asked = Some(planned.after.attempt);
                 Ok(Step::Run(Box::new(planned)))
             })
@@ -183,8 +194,14 @@ impl Worker {
         })
     }
 
-    async fn commit_job(&self, hold: &Hold, claimed: &JobHold, output: ObjectRef) -> Result<(), AttemptError> {
-        hold.change(&self.env, &self.meta, Some(BUILD_JOB), |read| {
+    async fn commit_job(
+        &self,
+        hold: &Hold,
+        name: &str,
+        claimed: &JobHold,
+        output: ObjectRef,
+    ) -> Result<(), AttemptError> {
+        hold.change(&self.env, &self.meta, Some(name), |read| {
             let job: &Stamped<JobRecord> = read.job.as_ref().ok_or(AttemptError::Lost("the job's record is gone"))?;
             match &job.value.state {
                 JobState::Done { output: done } if *done == output => return Ok(Step::Done(())),
@@ -192,7 +209,7 @@ impl Worker {
                 JobState::Open | JobState::Failed => {}
             }
             let keys = &self.meta.keys;
-            txn::commit_job(keys, &read.table, &read.task, BUILD_JOB, job, claimed.token, output.clone())
+            txn::commit_job(keys, &read.table, &read.task, name, job, claimed.token, output.clone())
                 .map(|planned| Step::Run(Box::new(planned)))
                 .map_err(refused)
         })

@@ -36,7 +36,7 @@ pub(crate) struct Hold {
     /// The lease the lock hangs on.
     pub(crate) lease: LeaseId,
     /// Locks of jobs claimed under this hold, with their tokens.
-    pub(crate) jobs: Mutex<Vec<(&'static str, Revision)>>,
+    pub(crate) jobs: Mutex<Vec<(String, Revision)>>,
 }
 
 /// The records a change starts from.
@@ -70,7 +70,17 @@ pub(crate) async fn pause(env: &Env, round: usize) {
     env.clock.sleep(Duration::from_millis(base_ms / 2 + jitter)).await;
 }
 
-/// Claims a task's lock. `None`: another worker was faster, or there is nothing to claim any more.
+/// What came of asking for a task's lock.
+pub(crate) enum Claim {
+    /// It is ours.
+    Held(Hold),
+    /// Another worker was faster, or there is nothing to claim any more.
+    NotOurs,
+    /// The answer was lost, and the lock is not there: it may still come to be, hung on our lease.
+    MayCome,
+}
+
+/// Claims a task's lock. After an error, too, the lock may still come to be.
 pub(crate) async fn claim(
     env: &Env,
     meta: &Meta,
@@ -78,15 +88,15 @@ pub(crate) async fn claim(
     task: TaskId,
     worker: &str,
     lease: LeaseId,
-) -> Result<Option<Hold>, AttemptError> {
-    let Some(table) = meta.table(table).await? else { return Ok(None) };
+) -> Result<Claim, AttemptError> {
+    let Some(table) = meta.table(table).await? else { return Ok(Claim::NotOurs) };
     let uid = table.uid();
-    let Some(task) = meta.task(uid, task).await? else { return Ok(None) };
+    let Some(task) = meta.task(uid, task).await? else { return Ok(Claim::NotOurs) };
     let planned = match txn::claim_task(&meta.keys, &table, &task, worker, lease) {
         Ok(planned) => planned,
         Err(refusal) => {
             tracing::debug!(table = %table.value.name, task = %task.value.task, %refusal, "claim not possible");
-            return Ok(None);
+            return Ok(Claim::NotOurs);
         }
     };
     let attempt = planned.after.attempt;
@@ -100,8 +110,8 @@ pub(crate) async fn claim(
         jobs: Mutex::default(),
     };
     match meta.run(planned.txn).await {
-        Ok(TxnOutcome::Committed(revision)) => Ok(Some(hold(revision))),
-        Ok(TxnOutcome::Refused) => Ok(None),
+        Ok(TxnOutcome::Committed(revision)) => Ok(Claim::Held(hold(revision))),
+        Ok(TxnOutcome::Refused) => Ok(Claim::NotOurs),
         Err(MetaError::Ambiguous(reason)) => {
             tracing::warn!(table = %table.value.name, task = %task.value.task, reason, "reading a claim back");
             for round in 0.. {
@@ -109,14 +119,15 @@ pub(crate) async fn claim(
                 match meta.lock(uid, task.value.task, TASK_LOCK).await {
                     // Attempts are numbered once, so a lock of this attempt under this name is the one asked for.
                     Ok(Some(lock)) if lock.value.worker == worker && lock.value.attempt == attempt => {
-                        return Ok(Some(hold(lock.created)));
+                        return Ok(Claim::Held(hold(lock.created)));
                     }
-                    Ok(_) => return Ok(None),
+                    Ok(Some(_)) => return Ok(Claim::NotOurs),
+                    Ok(None) => return Ok(Claim::MayCome),
                     Err(error) if error.is_transient() && round < TRIES => {}
                     Err(error) => return Err(error.into()),
                 }
             }
-            Ok(None)
+            Ok(Claim::MayCome)
         }
         Err(error) => Err(error.into()),
     }
@@ -176,23 +187,20 @@ impl Hold {
         }
     }
 
-    /// Gives back what locks are left: the next attempt need not wait for the lease to end. If this fails, it will.
-    pub(crate) async fn release(&self, meta: &Meta) {
-        let Ok(Some(table)) = meta.table(&self.table).await else { return };
-        if table.uid() != self.uid {
-            return;
-        }
+    /// Gives back what locks are left. If this fails they stay until the lease ends.
+    pub(crate) async fn release(&self, meta: &Meta) -> Result<(), MetaError> {
+        let table = meta.table(&self.table).await?;
+        let Some(table) = table.filter(|table| table.uid() == self.uid) else { return Ok(()) };
         let jobs = std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
-        for (job, token) in jobs.into_iter().chain([(TASK_LOCK, self.token)]) {
-            if let Err(error) = meta.run(txn::release_lock(&meta.keys, &table, self.task, job, token)).await {
-                tracing::debug!(table = %self.table, task = %self.task, job, %error, "lock left to its lease");
-            }
+        for (job, token) in jobs.into_iter().chain([(TASK_LOCK.to_owned(), self.token)]) {
+            meta.run(txn::release_lock(&meta.keys, &table, self.task, &job, token)).await?;
         }
+        Ok(())
     }
 
     /// Remembers a job's lock, to be given back at the end of the attempt.
-    pub(crate) fn holds_job(&self, job: &'static str, token: Revision) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push((job, token));
+    pub(crate) fn holds_job(&self, job: &str, token: Revision) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push((job.to_owned(), token));
     }
 
     /// The records as they are now.

@@ -5,7 +5,9 @@
 //!                                                attempt: plan ─▶ build ─▶ publish ─▶ the aligner takes over
 //! ```
 //!
-//! Workers are equal and keep nothing: when one dies its lease ends, the lock goes, and any other claims the task.
+//! Workers are equal and keep nothing: when one dies its lease ends, the lock goes, and any other claims the task. An
+//! attempt that did not end well may leave a lock behind, or one that is still on its way when its answer was lost:
+//! the worker then ends its own lease, and with it every such lock, and goes on under a new one.
 
 mod attempt;
 pub(crate) mod hold;
@@ -25,7 +27,7 @@ use fkv_meta::{ChangeError, Meta, View};
 use fkv_store::Store;
 use tokio_util::sync::CancellationToken;
 
-use self::hold::{Hold, pause};
+use self::hold::{Claim, Hold, pause};
 use self::pick::{Pick, pick};
 use crate::config::DataConfig;
 use crate::error::AttemptError;
@@ -39,6 +41,8 @@ enum Taken {
     Up,
     /// There is nothing, but something may be due after this time.
     Nothing(Option<Duration>),
+    /// A lock may be left on the lease, or still come to be: the lease has to end.
+    Leftover,
 }
 
 /// Works on tasks until told to stop.
@@ -58,7 +62,8 @@ impl Worker {
     /// Runs until told to stop; then gives its lease back, and with it its lock, so that another worker goes on at
     /// once.
     pub(crate) async fn run(self) {
-        let keeper = LeaseKeeper::start(&self.env, Arc::clone(&self.meta.store), self.config.lease_ttl);
+        let start = || LeaseKeeper::start(&self.env, Arc::clone(&self.meta.store), self.config.lease_ttl);
+        let mut keeper = start();
         loop {
             tokio::select! {
                 biased;
@@ -70,14 +75,17 @@ impl Worker {
                         tracing::warn!(worker = %self.config.worker, "the worker's lease was lost; what it was doing is dropped");
                         keeper.regrant();
                     }
-                    () = self.serve(lease) => {}
+                    () = self.serve(lease) => {
+                        keeper.revoke().await;
+                        keeper = start();
+                    }
                 },
             }
         }
         keeper.revoke().await;
     }
 
-    /// Announces itself and takes up one task after the other; ends when something stands in the way.
+    /// Announces itself and takes up one task after the other; ends when the lease has to.
     async fn serve(&self, lease: LeaseId) {
         if let Err(error) = self.announce(lease).await {
             tracing::warn!(worker = %self.config.worker, %error, "the worker could not announce itself");
@@ -95,6 +103,7 @@ impl Worker {
                 _ => match self.take_up(&mut after, lease).await {
                     Ok(Taken::Up) => continue,
                     Ok(Taken::Nothing(due)) => due,
+                    Ok(Taken::Leftover) => return,
                     Err(error) => {
                         tracing::warn!(worker = %self.config.worker, table = %after, %error, "a task could not be taken up");
                         pause(&self.env, 5).await;
@@ -124,9 +133,9 @@ impl Worker {
         };
         after.clone_from(table);
         match picked {
-            Pick::Start(table, task) => self.start(&table, task, lease).await?,
+            Pick::Start(table, task) => return self.start(&table, task, lease).await,
+            Pick::Claim(table, task) => return Ok(self.claim(&table, task, lease).await),
             Pick::Skip(table, task) => self.skip(&table, task).await?,
-            Pick::Claim(table, task) => self.claim(&table, task, lease).await?,
             Pick::GiveUp(table, task) => self.give_up(&table, task).await?,
             Pick::Nothing(_) => {}
         }
@@ -141,13 +150,13 @@ impl Worker {
     }
 
     /// Moves a task from the queue to work and claims it.
-    async fn start(&self, table: &str, task: TaskId, lease: LeaseId) -> Result<(), AttemptError> {
+    async fn start(&self, table: &str, task: TaskId, lease: LeaseId) -> Result<Taken, AttemptError> {
         let now_ms = self.env.clock.unix_ms();
-        if self.settle(self.meta.change(|view| txn::start_task(view, table, task, now_ms)).await)? {
-            tracing::info!(table, task = %task, "task started");
-            self.claim(table, task, lease).await?;
+        if !self.settle(self.meta.change(|view| txn::start_task(view, table, task, now_ms)).await)? {
+            return Ok(Taken::Up);
         }
-        Ok(())
+        tracing::info!(table, task = %task, "task started");
+        Ok(self.claim(table, task, lease).await)
     }
 
     async fn skip(&self, table: &str, task: TaskId) -> Result<(), AttemptError> {
@@ -168,18 +177,34 @@ impl Worker {
         }
     }
 
-    async fn claim(&self, table: &str, task: TaskId, lease: LeaseId) -> Result<(), AttemptError> {
+    /// Claims a task and works on it.
+    async fn claim(&self, table: &str, task: TaskId, lease: LeaseId) -> Taken {
         let worker = &self.config.worker;
-        let Some(hold) = hold::claim(&self.env, &self.meta, table, task, worker, lease).await? else {
-            return Ok(());
+        let hold = match hold::claim(&self.env, &self.meta, table, task, worker, lease).await {
+            Ok(Claim::Held(hold)) => hold,
+            Ok(Claim::NotOurs) => return Taken::Up,
+            Ok(Claim::MayCome) => return Taken::Leftover,
+            Err(error) => {
+                tracing::warn!(worker, table, task = %task, %error, "a task could not be claimed");
+                pause(&self.env, 5).await;
+                return Taken::Leftover;
+            }
         };
         tracing::info!(table, task = %task, attempt = hold.attempt, worker, "task claimed");
-        let ended = match self.attempt(&hold).await {
-            Ok(()) => Ok(()),
-            Err(error) => self.end_attempt(&hold, &error).await,
+        let Err(error) = self.attempt(&hold).await else {
+            return match hold.release(&self.meta).await {
+                Ok(()) => Taken::Up,
+                Err(error) => {
+                    tracing::debug!(table, task = %task, %error, "locks go with their lease");
+                    Taken::Leftover
+                }
+            };
         };
-        hold.release(&self.meta).await;
-        ended
+        if let Err(error) = self.end_attempt(&hold, &error).await {
+            tracing::warn!(worker, table, task = %task, %error, "the end of an attempt could not be recorded");
+            pause(&self.env, 5).await;
+        }
+        Taken::Leftover
     }
 
     /// Records why an attempt ended; the task fails, or waits for the next attempt.

@@ -116,6 +116,9 @@ pub(crate) struct GatedMeta {
     /// Transactions whose answer is lost although they happened.
     pub(crate) lose: Mutex<Option<Spoil>>,
     pub(crate) lost: AtomicU64,
+    /// Transactions that are held up on their way, and their answers lost: they happen when the test runs them.
+    pub(crate) delay: Mutex<Option<Spoil>>,
+    pub(crate) delayed: watch::Sender<Vec<Txn>>,
 }
 
 impl std::fmt::Debug for GatedMeta {
@@ -132,6 +135,8 @@ impl GatedMeta {
             txns: Gate::new(true),
             lose: Mutex::default(),
             lost: AtomicU64::new(0),
+            delay: Mutex::default(),
+            delayed: watch::Sender::new(Vec::new()),
         })
     }
 }
@@ -150,6 +155,10 @@ impl MetaStore for GatedMeta {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetaError> {
         self.txns.pass().await;
+        if self.delay.lock().expect("no test panics in here").as_ref().is_some_and(|delay| delay(&txn)) {
+            self.delayed.send_modify(|delayed| delayed.push(txn));
+            return Err(MetaError::Ambiguous("held up on purpose".into()));
+        }
         let lose = self.lose.lock().expect("no test panics in here").as_ref().is_some_and(|lose| lose(&txn));
         let outcome = self.inner.txn(txn).await?;
         if lose && outcome != TxnOutcome::Refused {

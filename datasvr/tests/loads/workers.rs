@@ -207,6 +207,30 @@ async fn lost_answers_are_read_back_never_assumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_arrives_after_it_was_given_up_leaves_no_lock_behind() {
+    for part in ["/@task", "/locks/"] {
+        let (world, api, _slots) = prepared().await;
+        let meta = GatedMeta::new(&world.meta);
+        let once = std::sync::atomic::AtomicU64::new(0);
+        *meta.delay.lock().expect("unpoisoned") =
+            Some(Box::new(move |txn| writes(txn, part) && once.fetch_add(1, Ordering::SeqCst) == 0));
+        // A lease that would outlast the test: a lock that hung on it would hold the task up for ever.
+        let config = fkv_datasvr::DataConfig { lease_ttl: std::time::Duration::from_secs(3600), ..world.config("w") };
+        let worker = DataServer::start(world.env.clone(), config, meta.clone(), Store::clone(&world.store))
+            .await
+            .expect("started");
+        let task = submit(&world, &api).await;
+        let held_up = meta.delayed.subscribe().wait_for(|held_up| !held_up.is_empty()).await.expect("alive")[0].clone();
+        // It may find its compares still good, or its lease gone: neither may leave the task without a worker.
+        let arrived = world.meta.txn(held_up).await;
+        let done = world.finish(&mut world.client(&api), &task).await;
+        assert_eq!((done.state.as_str(), done.version), ("finished", 1), "{part}: {arrived:?}: {done:?}");
+        assert_one_version(&world).await;
+        worker.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tasks_of_one_table_run_one_after_the_other_and_two_workers_share_tables() {
     let (world, api, _slots) = prepared().await;
     let mut client = world.client(&api);

@@ -257,7 +257,9 @@ impl Slots {
                                 tables: tables.clone(),
                                 problems: BTreeMap::new(),
                             };
-                            meta.run(txn::report(&meta.keys, slot, &report)).await.expect("the report is written");
+                            let standing = meta.report(slot).await.expect("read").map(|report| report.modified);
+                            let written = txn::report(&meta.keys, slot, standing, &report);
+                            meta.run(written).await.expect("the report is written");
                         }
                         last = tables;
                     }

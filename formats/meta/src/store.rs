@@ -256,4 +256,9 @@ pub trait MetaStore: Send + Sync + Debug {
     /// # Errors
     /// `Unavailable`.
     async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError>;
+
+    /// Waits until the store has failed for good in this process, and says why. A store that may come back never does.
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
 }

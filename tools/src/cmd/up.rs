@@ -93,7 +93,13 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Outcome {
         writeln!(out, "Ctrl-C stops it")
     })?;
 
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        failure = cluster.failed() => {
+            cluster.shutdown().await;
+            return Err(failure);
+        }
+    };
     context.note(&format!("{signal}: stopping"));
     tokio::select! {
         () = cluster.shutdown() => Ok(()),

@@ -56,6 +56,7 @@ pub(crate) struct LocalOptions {
 pub(crate) struct LocalCluster {
     env: Env,
     directory: Directory,
+    meta: Arc<dyn MetaStore>,
     servers: Vec<(LocalServer, KvServer)>,
     data: DataServer,
     control: Control,
@@ -107,7 +108,7 @@ impl LocalCluster {
             sources: Sources { files: FileInputs::Any, ..Sources::default() },
             ..DataConfig::default()
         };
-        let data = DataServer::start(env.clone(), config, meta, store)
+        let data = DataServer::start(env.clone(), config, meta.clone(), store)
             .await
             .context(|| format!("start the control API at {control_address}"))?;
         let endpoint = data.addr().to_string();
@@ -116,7 +117,7 @@ impl LocalCluster {
         if stored.is_none() {
             control.init_cluster(init_request(&servers)).await?;
         }
-        Ok(Self { env: env.clone(), directory, servers, data, control })
+        Ok(Self { env: env.clone(), directory, meta, servers, data, control })
     }
 
     /// The address of the control API.
@@ -170,6 +171,13 @@ impl LocalCluster {
             progress.update("servers claim their slots", 0, None);
             clock.sleep(LOOK_PAUSE).await;
         }
+    }
+
+    /// Waits until the cluster cannot go on in this process, and says why.
+    pub(crate) async fn failed(&self) -> Failure {
+        let reason = self.meta.failed().await;
+        Failure::failed(format!("the metadata of this cluster cannot be written any more: {reason}"))
+            .hint("nothing that was acknowledged is lost; make room or mend the disk, and start `fkv up` again")
     }
 
     /// Stops everything in good order.

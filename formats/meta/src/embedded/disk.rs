@@ -45,6 +45,11 @@ impl Disk {
     pub(super) fn open(path: &Path) -> Result<(Self, Present), MetaError> {
         let what = format!("open {} as", path.display());
         let database = Database::create(path).map_err(|error| failed(&what, error))?;
+        Self::of(database)
+    }
+
+    /// The state of an open database; blocks.
+    pub(super) fn of(database: Database) -> Result<(Self, Present), MetaError> {
         let disk = Self { database: Arc::new(database) };
         let present = disk.load()?;
         Ok((disk, present))

@@ -7,6 +7,8 @@
 //!
 //! Readers see only what is durable. A bounded number of past revisions is kept, for watches and for lists at older
 //! revisions. The redb file is opened by redb itself, not through the injected file system.
+//! After a failed commit the file may hold more than readers were shown, which only opening it again can tell: the store
+//! then stops for good, and [`MetaStore::failed`] says so.
 
 mod disk;
 mod mvcc;
@@ -32,6 +34,7 @@ pub struct EmbeddedStore {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     revisions: watch::Receiver<Revision>,
+    failure: watch::Receiver<Option<String>>,
     _writer: TaskHandle,
 }
 
@@ -73,10 +76,17 @@ impl EmbeddedStore {
         let (requests, receiver) = mpsc::channel(Self::QUEUE_MAX);
         let (sender, revisions) = watch::channel(present.revision);
         let shared = Arc::new(Shared { mvcc: std::sync::Mutex::new(Mvcc::new(present)) });
-        let writer =
-            Writer { env: env.clone(), shared: Arc::clone(&shared), disk, requests: receiver, revisions: sender };
+        let (failed, failure) = watch::channel(None);
+        let writer = Writer {
+            env: env.clone(),
+            shared: Arc::clone(&shared),
+            disk,
+            requests: receiver,
+            revisions: sender,
+            failed,
+        };
         let task = env.spawn.spawn("embedded metadata store", Box::pin(writer.run()));
-        Self { shared, requests, revisions, _writer: task }
+        Self { shared, requests, revisions, failure, _writer: task }
     }
 
     /// Waits for the writes under way and closes the file, so that it can be opened again. Later calls fail.
@@ -171,6 +181,15 @@ impl MetaStore for EmbeddedStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError> {
         self.ask(|answer| Request::Revoke(lease, answer), MetaError::Unavailable).await
     }
+
+    async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+            Ok(Some(reason)) => reason,
+            // Closed in good order, or going down with the runtime.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 struct Watching {
@@ -244,6 +263,67 @@ mod tests {
         let store = EmbeddedStore::open(&env, &path).await.expect("opened again");
         assert_eq!(store.list("", None).await.expect("listed").revision, Revision(6), "no lease, no revision");
         store.close().await;
+    }
+
+    /// A disk that can be full.
+    #[derive(Debug)]
+    struct FillingDisk {
+        inner: redb::backends::InMemoryBackend,
+        full: Arc<std::sync::atomic::AtomicBool>,
+    }
+
+    impl FillingDisk {
+        fn check(&self) -> Result<(), std::io::Error> {
+            if self.full.load(std::sync::atomic::Ordering::SeqCst) {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        }
+    }
+
+    impl redb::StorageBackend for FillingDisk {
+        fn len(&self) -> Result<u64, std::io::Error> {
+            self.inner.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+            self.inner.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+            self.check()?;
+            self.inner.set_len(len)
+        }
+
+        fn sync_data(&self) -> Result<(), std::io::Error> {
+            self.check()?;
+            self.inner.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+            self.check()?;
+            self.inner.write(offset, data)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failing_disk_stops_the_store_and_it_says_so() {
+        let env = Env::real(1).expect("threads start");
+        let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let disk = FillingDisk { inner: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
+        let database = redb::Database::builder().create_with_backend(disk).expect("created");
+        let (disk, present) = Disk::of(database).expect("read");
+        let store = EmbeddedStore::start(&env, Some(disk), present);
+        store.txn(put("a", None)).await.expect("written");
+        assert!(futures::FutureExt::now_or_never(store.failed()).is_none());
+        full.store(true, std::sync::atomic::Ordering::SeqCst);
+        let error = store.txn(put("b", None)).await.expect_err("the disk is full");
+        assert!(matches!(error, MetaError::Ambiguous(_)), "{error}");
+        let reason = store.failed().await;
+        assert!(reason.contains("cannot write its file"), "{reason}");
+        // Nothing is answered from what may not be what the file has.
+        assert!(matches!(store.get("a").await, Err(MetaError::Unavailable(_))));
+        assert!(matches!(store.txn(put("c", None)).await, Err(MetaError::Unavailable(_))));
     }
 
     #[tokio::test]

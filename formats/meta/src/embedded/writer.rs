@@ -50,6 +50,7 @@ pub(super) struct Writer {
     pub(super) disk: Option<Disk>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) revisions: watch::Sender<Revision>,
+    pub(super) failed: watch::Sender<Option<String>>,
 }
 
 /// An answer that waits for the changes to be durable.
@@ -91,6 +92,7 @@ impl Writer {
                 Err(error) => {
                     // The file may hold more than what readers were shown. Only opening it again can tell.
                     tracing::error!(%error, "the embedded metadata store stops: its file failed");
+                    self.failed.send_replace(Some(error.to_string()));
                     return;
                 }
             }

@@ -53,13 +53,20 @@ pub fn claim_slot(
     }
 }
 
-/// Reports what a slot holds, under the claim whose incarnation the report names. Refused by its compare once that
-/// claim is gone: then claim again.
+/// Reports what a slot holds, under the claim whose incarnation the report names. `standing` is when the report that
+/// stands was written, `None` if none stands: so of two reports on their way at once, one whose answer was lost and
+/// its successor, the older can never replace the newer. Refused once that claim is gone: then claim again; or because
+/// another report stands: then read it.
 #[must_use]
-pub fn report(keys: &Keys, slot: &Slot, report: &Report) -> Txn {
+pub fn report(keys: &Keys, slot: &Slot, standing: Option<Revision>, report: &Report) -> Txn {
+    let key = keys.report(slot);
+    let stands = match standing {
+        Some(revision) => Compare::ModifiedAt(key.clone(), revision),
+        None => Compare::Absent(key.clone()),
+    };
     Txn {
-        compares: vec![Compare::CreatedAt(keys.claim(slot), Revision(report.incarnation))],
-        ops: vec![put(keys.report(slot), report)],
+        compares: vec![Compare::CreatedAt(keys.claim(slot), Revision(report.incarnation)), stands],
+        ops: vec![put(key, report)],
     }
 }
 

@@ -116,9 +116,10 @@ impl Module {
         for slot in slots {
             let slot = self::slot(slot);
             let claim = self.meta.claim(&slot).await.expect("read").expect("a claim");
+            let standing = self.meta.report(&slot).await.expect("read").map(|report| report.modified);
             let (incarnation, tables) = (claim.created.0, tables.clone());
             let report = Report { incarnation, generation: 1, tables, problems: BTreeMap::new() };
-            let outcome = self.meta.run(txn::report(&self.meta.keys, &slot, &report)).await;
+            let outcome = self.meta.run(txn::report(&self.meta.keys, &slot, standing, &report)).await;
             assert!(matches!(outcome, Ok(TxnOutcome::Committed(_))), "{slot}");
         }
     }

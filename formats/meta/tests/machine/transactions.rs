@@ -562,6 +562,23 @@ async fn a_canary_holds_the_flip_back_until_it_is_promoted_or_aborted() {
 }
 
 #[tokio::test]
+async fn a_report_that_arrives_late_does_not_replace_its_successor() {
+    let mut module = Module::new().await;
+    module.commit(LoadMode::Full, 1).await;
+    module.report(&["b/1"], &[content_of(1)]).await;
+    let standing = module.meta.report(&slot("b/1")).await.expect("read").expect("a report");
+    // Its answer is lost on the way there, and the next one says that nothing is held any more.
+    let late = txn::report(&module.meta.keys, &slot("b/1"), Some(standing.modified), &standing.value);
+    module.report(&["b/1"], &[]).await;
+    let newer = module.meta.report(&slot("b/1")).await.expect("read").expect("a report");
+    assert_eq!(module.meta.run(late).await, Ok(TxnOutcome::Refused));
+    // Nor does the first of all, which found none there.
+    let first = txn::report(&module.meta.keys, &slot("b/1"), None, &standing.value);
+    assert_eq!(module.meta.run(first).await, Ok(TxnOutcome::Refused));
+    assert_eq!(module.meta.report(&slot("b/1")).await.expect("read"), Some(newer));
+}
+
+#[tokio::test]
 async fn a_report_counts_only_while_its_incarnation_holds_the_claim() {
     let mut module = Module::new().await;
     module.commit(LoadMode::Full, 1).await;
@@ -582,10 +599,10 @@ async fn a_report_counts_only_while_its_incarnation_holds_the_claim() {
         )]),
         problems: BTreeMap::new(),
     };
-    let late = txn::report(&module.meta.keys, &slot("b/1"), &zombie);
+    let late = txn::report(&module.meta.keys, &slot("b/1"), None, &zombie);
     assert_eq!(module.meta.run(late).await, Ok(TxnOutcome::Refused));
     // Not even if it stood there: written by hand, past the compare.
-    let by_hand = Txn { compares: vec![], ..txn::report(&module.meta.keys, &slot("b/1"), &zombie) };
+    let by_hand = Txn { compares: vec![], ..txn::report(&module.meta.keys, &slot("b/1"), None, &zombie) };
     assert!(matches!(module.meta.run(by_hand).await, Ok(TxnOutcome::Committed(_))));
     let refusal = module.refusal(|view| txn::flip(view, TABLE, 4)).await;
     assert!(matches!(&refusal, Refusal::NotHeld { missing: 1, .. }), "{refusal}");

@@ -538,7 +538,9 @@ impl World {
         let incarnation = if good || !self.chance(3) { incarnation } else { incarnation.saturating_sub(1).max(1) };
         let report = Report { incarnation, generation, tables, problems: BTreeMap::new() };
         let present = self.view().await;
-        let outcome = self.meta.run(txn::report(&self.meta.keys, slot, &report)).await.expect("a transaction");
+        let standing = present.report(slot).map(|report| report.modified);
+        let outcome =
+            self.meta.run(txn::report(&self.meta.keys, slot, standing, &report)).await.expect("a transaction");
         let mine = present.claim(slot).is_some_and(|claim| claim.created.0 == incarnation);
         assert_eq!(
             matches!(outcome, TxnOutcome::Committed(_)),
