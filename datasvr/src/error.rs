@@ -47,6 +47,9 @@ pub(crate) enum AttemptError {
     /// Others kept changing the same records.
     #[error("the task's records kept changing while its version was being committed")]
     Contended,
+    /// The plan asks for what only a newer build does.
+    #[error("the plan has {0} jobs, which only a newer build can run: let newer workers take the task up")]
+    NewerPlan(usize),
     /// The task is no longer this worker's: another attempt runs, or the task has ended. Nothing is to be recorded.
     #[error("{0}")]
     Lost(&'static str),
@@ -64,7 +67,12 @@ impl AttemptError {
             }
             Self::Input(_) | Self::Build(_) | Self::Format(_) => false,
             Self::Refused(refusal) => !matches!(refusal, Refusal::Invalid(_) | Refusal::BadBuild { .. }),
-            Self::Store(_) | Self::Meta(_) | Self::Object { .. } | Self::Panicked(_) | Self::Contended => true,
+            Self::Store(_)
+            | Self::Meta(_)
+            | Self::Object { .. }
+            | Self::Panicked(_)
+            | Self::Contended
+            | Self::NewerPlan(_) => true,
         };
         Some(if may_help { Retry::MayHelp } else { Retry::Pointless })
     }

@@ -122,7 +122,7 @@ impl FrozenInputs {
 }
 
 impl Plan {
-    /// A plan in which one job builds everything in memory, for the next version of a table whose head is `head`.
+    /// A plan in which one job builds everything in memory; `task` comes with the number of its retries.
     #[must_use]
     pub(crate) fn in_memory(
         uid: TableUid,

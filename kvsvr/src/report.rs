@@ -9,7 +9,7 @@
 //! claim exists. Losing the lease never stops serving: the slot is claimed again and reported anew. `settled` says
 //! up to which desired state metadata has acknowledged every report: an image that the desired state with that number
 //! no longer names may be dropped, because no report that counts names it. What metadata has acknowledged is compared
-//! with what it shows later: a store restored from a snapshot, or a write that arrived late, may have undone it.
+//! with what it shows later: a store restored from a snapshot may have undone it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -297,7 +297,8 @@ impl Work {
         // still on its way, also where it reads as wished; only a write of our own on top of it rules that out.
         let standing = match claimed.standing.take() {
             Some(standing) => Some(standing.at),
-            None => self.meta.report(slot).await?.map(|read| read.modified),
+            // As it stands, readable or not.
+            None => self.meta.store.get(&self.meta.keys.report(slot)).await?.map(|entry| entry.modified),
         };
         match self.meta.run(txn::report(&self.meta.keys, slot, standing, &report)).await? {
             TxnOutcome::Committed(at) => {

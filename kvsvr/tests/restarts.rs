@@ -275,6 +275,33 @@ async fn a_server_that_lost_its_disk_loads_the_next_version_though_the_aligned_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_whose_answers_are_lost_come_right() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let server = cluster.start("a-0").await;
+    let mut contents = Vec::new();
+    for version in 1..=4 {
+        cluster.meta_switch.lost_reports.store(5, Ordering::SeqCst);
+        let (_, content) = cluster.publish("t", 0, &rows(version, COUNT)).await;
+        contents.push(content);
+        // Needs a report that counts.
+        cluster.align("t").await;
+        server.wait_serving(uid, content).await;
+    }
+    assert_eq!(cluster.meta_switch.lost_reports.load(Ordering::SeqCst), 0, "answers were lost");
+    let last = [contents[2], contents[3]];
+    cluster
+        .wait_meta("the two newest contents and no older one in the report", |view| {
+            let mut reported = Cluster::reported(view, "a/0", uid);
+            reported.sort_unstable();
+            let mut expected = last;
+            expected.sort_unstable();
+            reported == expected
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_metadata_lost_is_written_again() {
     let cluster = Cluster::new(&[("a", 1)]).await;
     let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
@@ -290,7 +317,7 @@ async fn a_report_that_metadata_lost_is_written_again() {
     older.tables.clear();
     let overwrite = txn::report(&cluster.meta.keys, &slot, Some(standing), &older);
     let outcome = cluster.meta.run(overwrite).await.expect("answered");
-    let TxnOutcome::Committed(at) = outcome else { panic!("the claim is gone") };
+    let TxnOutcome::Committed(at) = outcome else { panic!("the claim is gone, or another report stands") };
     cluster
         .wait_meta("the report to be back", |view| {
             view.revision() > at && Cluster::reported(view, "a/0", uid) == [content]

@@ -133,7 +133,7 @@ impl Worker {
         meter: &Arc<Meter>,
     ) -> Result<JobOutput, AttemptError> {
         let [planned] = plan.jobs.as_slice() else {
-            return Err(AttemptError::Lost("the plan was made by a newer build: it has several jobs"));
+            return Err(AttemptError::NewerPlan(plan.jobs.len()));
         };
         let name = planned.name.as_str();
         let claimed = match self.claim_job(hold, name).await? {

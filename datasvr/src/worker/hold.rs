@@ -111,18 +111,22 @@ pub(crate) async fn claim(
     };
     match meta.run(planned.txn).await {
         Ok(TxnOutcome::Committed(revision)) => Ok(Claim::Held(hold(revision))),
-        Ok(TxnOutcome::Refused) => Ok(Claim::NotOurs),
-        Err(MetaError::Ambiguous(reason)) => {
-            tracing::warn!(table = %table.value.name, task = %task.value.task, reason, "reading a claim back");
+        // Refused too: by itself, if a layer below has sent it twice.
+        outcome @ (Ok(TxnOutcome::Refused) | Err(MetaError::Ambiguous(_))) => {
+            tracing::debug!(table = %table.value.name, task = %task.value.task, ?outcome, "reading a claim back");
+            let is_lost = outcome.is_err();
             for round in 0.. {
-                pause(env, round).await;
+                if is_lost || round > 0 {
+                    pause(env, round).await;
+                }
                 match meta.lock(uid, task.value.task, TASK_LOCK).await {
                     // Attempts are numbered once, so a lock of this attempt under this name is the one asked for.
                     Ok(Some(lock)) if lock.value.worker == worker && lock.value.attempt == attempt => {
                         return Ok(Claim::Held(hold(lock.created)));
                     }
                     Ok(Some(_)) => return Ok(Claim::NotOurs),
-                    Ok(None) => return Ok(Claim::MayCome),
+                    Ok(None) if is_lost => return Ok(Claim::MayCome),
+                    Ok(None) => return Ok(Claim::NotOurs),
                     Err(error) if error.is_transient() && round < TRIES => {}
                     Err(error) => return Err(error.into()),
                 }

@@ -16,7 +16,7 @@ mod pick;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fkv_env::Env;
+use fkv_env::{Env, timeout};
 use fkv_formats::id::TaskId;
 use fkv_meta::lease::LeaseKeeper;
 use fkv_meta::mirror::Mirror;
@@ -64,6 +64,9 @@ impl Worker {
     pub(crate) async fn run(self) {
         let start = || LeaseKeeper::start(&self.env, Arc::clone(&self.meta.store), self.config.lease_ttl);
         let mut keeper = start();
+        let started_ms = self.env.clock.unix_ms();
+        // The table looked at last; kept over leases, so that one whose loads all fail does not keep others waiting.
+        let mut after = String::new();
         loop {
             tokio::select! {
                 biased;
@@ -75,9 +78,14 @@ impl Worker {
                         tracing::warn!(worker = %self.config.worker, "the worker's lease was lost; what it was doing is dropped");
                         keeper.regrant();
                     }
-                    () = self.serve(lease) => {
-                        keeper.revoke().await;
-                        keeper = start();
+                    () = self.serve(lease, started_ms, &mut after) => {
+                        // If metadata does not answer, the lease ends by itself.
+                        let ended = timeout(&*self.env.clock, self.config.lease_ttl, keeper.revoke());
+                        tokio::select! {
+                            biased;
+                            () = self.stop.cancelled() => return,
+                            _ = ended => keeper = start(),
+                        }
                     }
                 },
             }
@@ -86,21 +94,20 @@ impl Worker {
     }
 
     /// Announces itself and takes up one task after the other; ends when the lease has to.
-    async fn serve(&self, lease: LeaseId) {
-        if let Err(error) = self.announce(lease).await {
+    async fn serve(&self, lease: LeaseId, started_ms: u64, after: &mut String) {
+        if let Err(error) = self.announce(lease, started_ms).await {
             tracing::warn!(worker = %self.config.worker, %error, "the worker could not announce itself");
             pause(&self.env, 5).await;
             return;
         }
         let mut views = self.mirror.subscribe();
-        let mut after = String::new();
         loop {
             // The mirror says that there may be something to do; what is done is decided from a view read just now,
             // which shows what this worker itself has done before.
             let view = Arc::clone(&views.borrow_and_update());
-            let due = match self.pick(&view, &after) {
+            let due = match self.pick(&view, after) {
                 Pick::Nothing(due) => due,
-                _ => match self.take_up(&mut after, lease).await {
+                _ => match self.take_up(after, lease).await {
                     Ok(Taken::Up) => continue,
                     Ok(Taken::Nothing(due)) => due,
                     Ok(Taken::Leftover) => return,
@@ -113,7 +120,10 @@ impl Worker {
             };
             let due = due.unwrap_or(Duration::from_secs(3600));
             tokio::select! {
-                changed = views.changed() => if changed.is_err() { return },
+                changed = views.changed() => if changed.is_err() {
+                    // The mirror ends with the runtime.
+                    std::future::pending::<()>().await;
+                },
                 () = self.env.clock.sleep(due) => {}
             }
         }
@@ -142,8 +152,8 @@ impl Worker {
         Ok(Taken::Up)
     }
 
-    async fn announce(&self, lease: LeaseId) -> Result<(), AttemptError> {
-        let record = WorkerRecord { addr: self.addr.clone(), started_ms: self.env.clock.unix_ms() };
+    async fn announce(&self, lease: LeaseId, started_ms: u64) -> Result<(), AttemptError> {
+        let record = WorkerRecord { addr: self.addr.clone(), started_ms };
         let txn = txn::put_worker(&self.meta.keys, &self.config.worker, &record, lease)?;
         self.meta.run(txn).await?;
         Ok(())

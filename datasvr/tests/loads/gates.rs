@@ -113,6 +113,7 @@ pub(crate) struct GatedMeta {
     /// All calls but transactions.
     pub(crate) calls: Gate,
     pub(crate) txns: Gate,
+    pub(crate) revokes: Gate,
     /// Transactions whose answer is lost although they happened.
     pub(crate) lose: Mutex<Option<Spoil>>,
     pub(crate) lost: AtomicU64,
@@ -133,6 +134,7 @@ impl GatedMeta {
             inner: Arc::clone(inner),
             calls: Gate::new(true),
             txns: Gate::new(true),
+            revokes: Gate::new(true),
             lose: Mutex::default(),
             lost: AtomicU64::new(0),
             delay: Mutex::default(),
@@ -195,6 +197,7 @@ impl MetaStore for GatedMeta {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError> {
         self.calls.pass().await;
+        self.revokes.pass().await;
         self.inner.revoke(lease).await
     }
 }

@@ -7,7 +7,7 @@ use fkv_datasvr::DataServer;
 use fkv_env::Env;
 use fkv_formats::id::TaskId;
 use fkv_meta::key::TASK_LOCK;
-use fkv_meta::store::{MetaStore, Op, Txn};
+use fkv_meta::store::{MetaStore, Op, Txn, TxnOutcome};
 use fkv_rpc::control as rpc;
 use fkv_store::Store;
 
@@ -208,26 +208,49 @@ async fn lost_answers_are_read_back_never_assumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_arrives_after_it_was_given_up_leaves_no_lock_behind() {
-    for part in ["/@task", "/locks/"] {
-        let (world, api, _slots) = prepared().await;
-        let meta = GatedMeta::new(&world.meta);
-        let once = std::sync::atomic::AtomicU64::new(0);
-        *meta.delay.lock().expect("unpoisoned") =
-            Some(Box::new(move |txn| writes(txn, part) && once.fetch_add(1, Ordering::SeqCst) == 0));
-        // A lease that would outlast the test: a lock that hung on it would hold the task up for ever.
-        let config = fkv_datasvr::DataConfig { lease_ttl: std::time::Duration::from_secs(3600), ..world.config("w") };
-        let worker = DataServer::start(world.env.clone(), config, meta.clone(), Store::clone(&world.store))
-            .await
-            .expect("started");
-        let task = submit(&world, &api).await;
-        let held_up = meta.delayed.subscribe().wait_for(|held_up| !held_up.is_empty()).await.expect("alive")[0].clone();
-        // It may find its compares still good, or its lease gone: neither may leave the task without a worker.
-        let arrived = world.meta.txn(held_up).await;
-        let done = world.finish(&mut world.client(&api), &task).await;
-        assert_eq!((done.state.as_str(), done.version), ("finished", 1), "{part}: {arrived:?}: {done:?}");
-        assert_one_version(&world).await;
-        worker.shutdown().await;
+    let (world, api, _slots) = prepared().await;
+    let meta = GatedMeta::new(&world.meta);
+    let once = std::sync::atomic::AtomicU64::new(0);
+    *meta.delay.lock().expect("unpoisoned") =
+        Some(Box::new(move |txn| writes(txn, "/@task") && once.fetch_add(1, Ordering::SeqCst) == 0));
+    meta.revokes.set(false);
+    // A lease that would outlast the test: a lock that hung on it would hold the task up for ever.
+    let config = fkv_datasvr::DataConfig { lease_ttl: std::time::Duration::from_secs(3600), ..world.config("w") };
+    let worker =
+        DataServer::start(world.env.clone(), config, meta.clone(), Store::clone(&world.store)).await.expect("started");
+    let task = submit(&world, &api).await;
+    let held_up = meta.delayed.subscribe().wait_for(|held_up| !held_up.is_empty()).await.expect("alive")[0].clone();
+    // The worker has read back that it has no lock, and stands before the end of its lease; now the claim arrives.
+    meta.revokes.reached().await;
+    let arrived = world.meta.txn(held_up).await;
+    assert!(matches!(arrived, Ok(TxnOutcome::Committed(_))), "{arrived:?}");
+    let (uid, id) = (world.table("t").await.0, TaskId(task.task));
+    world.wait("the lock that nobody knows of", |view| view.lock(uid, id, TASK_LOCK).is_some()).await;
+    meta.revokes.set(true);
+    let done = world.finish(&mut world.client(&api), &task).await;
+    assert_eq!((done.state.as_str(), done.attempt, done.version), ("finished", 2, 1), "{done:?}");
+    assert_one_version(&world).await;
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_loads_all_fail_does_not_keep_others_waiting() {
+    let (world, api, _slots) = prepared().await;
+    let mut client = world.client(&api);
+    client.create_table(table("a", "f32")).await.expect("created");
+    // In front of `t` by name, and more than a worker that always began there would be done with in time.
+    for _ in 0..20 {
+        client.submit_load(load("a", world.url("none.parquet"))).await.expect("accepted");
     }
+    let task = submit(&world, &api).await;
+    let worker = world.server("w").await;
+    let done = world.finish(&mut client, &task).await;
+    assert_eq!(done.state, "finished", "{done:?}");
+    let (uid, _) = world.table("a").await;
+    let waiting = world.meta().tasks(uid).await.expect("listed").into_iter();
+    let waiting = waiting.filter(|task| task.value.state == fkv_meta::record::TaskState::Queued).count();
+    assert!(waiting > 0, "`t` had to wait for all loads of `a`");
+    worker.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -508,10 +508,10 @@ impl TaskRecord {
     pub const ERRORS_MAX: usize = 16;
     /// How many bytes of an error's message are kept.
     pub const ERROR_BYTES_MAX: usize = 4096;
-    /// How often a task, and each of its jobs, is tried before it fails; a retry allows as many again.
+    /// How often a task is tried before it fails, and each job of its plan; a retry allows as many again, of a new plan.
     pub const ATTEMPTS: u32 = 4;
 
-    /// The number of the last attempt that may be made of this task and of each of its jobs.
+    /// The number of the last attempt that may be made of this task.
     #[must_use]
     pub const fn attempts_max(&self) -> u32 {
         Self::ATTEMPTS.saturating_mul(self.retries.saturating_add(1))

@@ -48,6 +48,7 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Outcome {
     };
     let ready = tokio::select! {
         ready = cluster.ready() => ready,
+        failure = cluster.failed() => Err(failure),
         signal = signals.next() => {
             cluster.shutdown().await;
             return Err(stopped_early(signal));
@@ -96,7 +97,11 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Outcome {
     let signal = tokio::select! {
         signal = signals.next() => signal,
         failure = cluster.failed() => {
-            cluster.shutdown().await;
+            context.note(&format!("{failure}: stopping"));
+            tokio::select! {
+                () = cluster.shutdown() => {}
+                _ = signals.next() => {}
+            }
             return Err(failure);
         }
     };

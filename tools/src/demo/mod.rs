@@ -96,12 +96,11 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     let now = || env.clock.monotonic();
     let begun = now();
     let since = |then: Duration| now().saturating_sub(then);
-    let mut narrator = Narrator::new(context);
+    let narrator = Narrator::new(context);
     let shapes = [
         Shape { table: "user_score", rows, dimension: 1 },
         Shape { table: "user_features", rows: rows / 8, dimension: 16 },
     ];
-    let all_rows: u64 = shapes.iter().map(|shape| shape.rows).sum();
 
     let options = LocalOptions {
         dir: place.dir.join("cluster"),
@@ -113,6 +112,47 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
         module: "demo".to_owned(),
     };
     let cluster = LocalCluster::start(env, &options).await?;
+    let toured = tokio::select! {
+        toured = tour(context, place, &cluster, shapes, narrator, begun) => toured,
+        failure = cluster.failed() => Err(failure),
+    };
+    cluster.shutdown().await;
+    let (narrator, total) = toured?;
+    narrator.summary(&[
+        (
+            "answers checked",
+            format!("{} keys in {} batches, {} found", count(total.keys), count(total.batches), count(total.found)),
+        ),
+        ("wrong values", total.wrong.to_string()),
+        ("mixed answers", total.mixed.to_string()),
+        ("failed batches", total.failed.to_string()),
+        ("epochs that fell", total.fell_back.to_string()),
+        ("flips seen", format!("{} by {READERS} readers of 2 tables", total.flips)),
+        (
+            "latency",
+            format!(
+                "p50 {:.2} ms, p99 {:.2} ms over all batches of {BATCH_KEYS}",
+                total.percentile_ms(500),
+                total.percentile_ms(990)
+            ),
+        ),
+        ("time", duration(since(begun))),
+    ])
+}
+
+/// Everything that is shown of a cluster.
+async fn tour<'a>(
+    context: &Context,
+    place: &Place,
+    cluster: &LocalCluster,
+    shapes: [Shape; 2],
+    mut narrator: Narrator<'a>,
+    begun: Duration,
+) -> Outcome<(Narrator<'a>, Tally)> {
+    let env = &context.env;
+    let now = || env.clock.monotonic();
+    let since = |then: Duration| now().saturating_sub(then);
+    let all_rows: u64 = shapes.iter().map(|shape| shape.rows).sum();
     cluster.ready().await?;
     let control = cluster.control();
     let servers = cluster.servers().count();
@@ -243,27 +283,7 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     )?;
 
     drop(client);
-    cluster.shutdown().await;
-    narrator.summary(&[
-        (
-            "answers checked",
-            format!("{} keys in {} batches, {} found", count(total.keys), count(total.batches), count(total.found)),
-        ),
-        ("wrong values", total.wrong.to_string()),
-        ("mixed answers", total.mixed.to_string()),
-        ("failed batches", total.failed.to_string()),
-        ("epochs that fell", total.fell_back.to_string()),
-        ("flips seen", format!("{} by {READERS} readers of 2 tables", total.flips)),
-        (
-            "latency",
-            format!(
-                "p50 {:.2} ms, p99 {:.2} ms over all batches of {BATCH_KEYS}",
-                total.percentile_ms(500),
-                total.percentile_ms(990)
-            ),
-        ),
-        ("time", duration(since(begun))),
-    ])
+    Ok((narrator, total))
 }
 
 fn input_dir(dir: &Path, shape: &Shape, generation: Generation) -> PathBuf {

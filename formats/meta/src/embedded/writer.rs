@@ -92,6 +92,8 @@ impl Writer {
                 Err(error) => {
                     // The file may hold more than what readers were shown. Only opening it again can tell.
                     tracing::error!(%error, "the embedded metadata store stops: its file failed");
+                    // Nobody is to be answered from what the file may not have.
+                    self.requests.close();
                     self.failed.send_replace(Some(error.to_string()));
                     return;
                 }

@@ -31,7 +31,8 @@ impl Failure {
                 Self::Answer(MetaError::Invalid(format!("etcd denies access: {message}")))
             }
             Code::NotFound if message.contains("lease not found") => Self::Answer(MetaError::LeaseGone),
-            Code::ResourceExhausted => Self::Declined(message),
+            // With a cause it is the connection that ended (HTTP/2 says ENHANCE_YOUR_CALM), and the request may be done.
+            Code::ResourceExhausted if std::error::Error::source(status).is_none() => Self::Declined(message),
             _ if never_connected(status) => Self::NotSent(message),
             _ => Self::Lost(message),
         }
