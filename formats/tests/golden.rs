@@ -39,7 +39,7 @@ fn packs_are_built_as_before_and_read() {
             let part = pack.directory.part(record.part()).expect("the pack has the part");
             let image = &object[part.range().start as usize..part.range().end as usize];
             verify_part(image, part, ORIGIN).expect("a sound part");
-            let found = part.layout().expect("a sound header").find(image, record.h, record.key);
+            let found = part.mem_layout().expect("a sound header").find(image, record.h, record.key);
             let found = found.unwrap_or_else(|| panic!("{record:?} is lost"));
             assert_eq!((Some(found.value), found.expiry), (record.value, record.expiry));
         }
@@ -52,7 +52,7 @@ fn golden_packs_cover_every_geometry() {
     let mut seen: Vec<(Shape, Probe, bool)> = Vec::new();
     for sample in Sample::golden() {
         for part in build_pack(&sample).0.directory.parts {
-            let layout = part.layout().expect("a sound header");
+            let layout = part.mem_layout().expect("a sound header");
             seen.push((layout.shape(), layout.probe(), layout.h_bytes() == 6));
         }
     }

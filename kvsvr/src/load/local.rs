@@ -1,6 +1,6 @@
 //! Local packs: what a load tees to disk, and what the next start loads from.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -115,9 +115,8 @@ impl LocalPack {
         let write = move |output: &mut Output| -> io::Result<()> {
             let mut pack = PackWriter::new(output, origin, &schema, profile).map_err(io::Error::other)?;
             for (part, Placed { start, len, layout, .. }) in parts {
-                let mut writer = pack.start_part(part).map_err(io::Error::other)?;
-                writer.write_all(&bytes.bytes()[start..start + len])?;
-                writer.finish(&layout).map_err(io::Error::other)?;
+                let data = &bytes.bytes()[start..start + len];
+                pack.put_part(part, &layout.into(), data).map_err(io::Error::other)?;
             }
             pack.finish().map_err(io::Error::other)?;
             Ok(())

@@ -445,7 +445,7 @@ impl Work<'_> {
 
     fn job(&self, part: PackPart, entry: &PartEntry, source: fill::Source) -> Result<PartJob, LoadError> {
         let damaged = |error| LoadError::Object { path: source.name().to_owned(), error };
-        let layout = part.layout().map_err(damaged)?;
+        let layout = part.mem_layout().map_err(damaged)?;
         layout.matches(&self.form.schema).map_err(damaged)?;
         Ok(PartJob { origin: entry.origin(self.uid), part, layout, source })
     }

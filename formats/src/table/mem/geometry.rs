@@ -17,11 +17,11 @@ use crate::table::mem::line::{BYTES_KEY_H_BYTES, Probe, Shape, SlotSpec, U64_KEY
 /// How many records may queue for lines at any point; `D_max` is that in whole lines. With hashed keys the queue is one
 /// of random arrivals at a constant rate of service: at a load of 0.85 one of 128 records turns up less than once in
 /// 10^16 lines, so that hardly any part of the largest tables needs the next rung.
-const QUEUED_RECORDS_MAX: u32 = 128;
+pub(in crate::table) const QUEUED_RECORDS_MAX: u32 = 128;
 /// Numerators of the loads of the rungs, over 4.
-const RUNG_QUARTERS: [u64; 3] = [4, 3, 2];
+pub(in crate::table) const RUNG_QUARTERS: [u64; 3] = [4, 3, 2];
 /// Most records of a part: ordinals have 4 bytes.
-pub(super) const RECORDS_MAX: u64 = u32::MAX as u64;
+pub(in crate::table) const RECORDS_MAX: u64 = u32::MAX as u64;
 
 /// The geometry of a memory part that is yet to be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,14 +151,14 @@ pub(super) const fn is_exact(buckets: u32, d_max: u32, h_bytes: u8) -> bool {
 
 /// The bucket of a hash.
 #[inline]
-pub(super) const fn bucket(h: u64, buckets: u32) -> u32 {
+pub(in crate::table) const fn bucket(h: u64, buckets: u32) -> u32 {
     // Below `buckets`, since the place is below 2^64.
     ((place(h) as u128 * buckets as u128) >> 64) as u32
 }
 
 /// Where records go, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cursor {
+pub(in crate::table) struct Cursor {
     probe: Probe,
     buckets: u32,
     d_max: u32,
@@ -169,20 +169,24 @@ pub(super) struct Cursor {
 
 /// Where one record goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) home: u32,
-    pub(super) line: u32,
-    pub(super) slot: u8,
+pub(in crate::table) struct Place {
+    pub(in crate::table) home: u32,
+    pub(in crate::table) line: u32,
+    pub(in crate::table) slot: u8,
 }
 
 impl Cursor {
     pub(super) const fn new(geometry: &Geometry) -> Self {
         let Geometry { probe, buckets, d_max, spec, .. } = *geometry;
-        Self { probe, buckets, d_max, slots: spec.slots, line: 0, used: 0 }
+        Self::of(probe, buckets, d_max, spec.slots)
+    }
+
+    pub(in crate::table) const fn of(probe: Probe, buckets: u32, d_max: u32, slots: u8) -> Self {
+        Self { probe, buckets, d_max, slots, line: 0, used: 0 }
     }
 
     /// The place of the next record; `None` if it would be too far from home.
-    pub(super) fn advance(&mut self, h: u64) -> Option<Place> {
+    pub(in crate::table) fn advance(&mut self, h: u64) -> Option<Place> {
         let mut home = match self.probe {
             Probe::Scan => bucket(h, self.buckets),
             Probe::Sorted => self.line,

@@ -39,11 +39,11 @@
 //! **Sorted parts** (probe 1) have no buckets: slots store all of `h`, lines are filled one after the other, and a lookup
 //! is a binary search. No distribution of keys defeats them.
 
-mod build;
-mod geometry;
+pub(in crate::table) mod build;
+pub(in crate::table) mod geometry;
 mod iter;
 mod layout;
-mod line;
+pub(in crate::table) mod line;
 mod lookup;
 
 pub use build::{MemBuilder, build_part};
