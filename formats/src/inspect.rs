@@ -26,6 +26,8 @@ pub struct PackInspection {
     pub directory: PackDirectory,
     /// Its parts, in order.
     pub parts: Vec<PartInspection>,
+    /// What is wrong with the bytes outside of parts and directory, which no reader needs.
+    pub gap_damage: Option<FormatError>,
 }
 
 /// A part of a pack.
@@ -105,7 +107,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, FormatError> {
     match PackDirectory::parse(bytes, bytes.len() as u64)? {
         DirectoryRead::Ready(directory) => {
             let parts = directory.parts.iter().map(|part| inspect_part(bytes, &directory, part)).collect();
-            Ok(Inspection::Pack(PackInspection { directory, parts }))
+            let gap_damage = directory.verify_gaps(bytes).err();
+            Ok(Inspection::Pack(PackInspection { directory, parts, gap_damage }))
         }
         DirectoryRead::NeedTail(needed) => {
             Err(FormatError::Truncated { what: "pack", needed, found: bytes.len() as u64 })
@@ -114,10 +117,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, FormatError> {
 }
 
 impl PackInspection {
-    /// Whether nothing is wrong with any part.
+    /// Whether nothing is wrong, with any part or between them.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.parts.iter().all(|part| part.damage.is_none())
+        self.gap_damage.is_none() && self.parts.iter().all(|part| part.damage.is_none())
     }
 
     /// Records of all parts.

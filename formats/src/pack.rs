@@ -232,6 +232,27 @@ impl PackDirectory {
         self.parts.get(index)
     }
 
+    /// Checks the bytes of a whole pack that no reader needs: its header, and the zeros between the parts.
+    ///
+    /// # Errors
+    /// `Truncated`, `Magic`, `Version`, or `Damaged` names the place.
+    pub fn verify_gaps(&self, object: &[u8]) -> Result<(), FormatError> {
+        let truncated = |needed| FormatError::Truncated { what: WHAT, needed, found: object.len() as u64 };
+        check_magic(*object.first_chunk().ok_or_else(|| truncated(8))?)?;
+        let mut gap = 8;
+        // The directory begins at the next multiple behind the last part: where that is, the parts tell.
+        let end = self.parts.last().map_or(ALIGN, |last| last.range().end.next_multiple_of(ALIGN));
+        for data in self.parts.iter().map(PackPart::range).chain([end..end]) {
+            let range = gap as usize..usize::try_from(data.start).unwrap_or(usize::MAX);
+            let bytes = object.get(range).ok_or_else(|| truncated(data.start))?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Err(FormatError::damaged(WHAT, format!("the bytes {gap} to {} are not 0", data.start)));
+            }
+            gap = data.end;
+        }
+        Ok(())
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for entry in &self.parts {

@@ -145,7 +145,10 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
             let view = PackView::new(&pack, len, args.records);
             context.print(&view, |out| if args.verify { write_verdict(out, &view) } else { view.write(out) })?;
             match pack.parts.iter().find_map(|part| part.damage.as_ref().map(|damage| (part.part, damage))) {
-                None => Ok(()),
+                None => match pack.gap_damage {
+                    None => Ok(()),
+                    Some(damage) => Err(Failure::coded("data_loss", format!("{name}: {damage}"))),
+                },
                 Some((part, damage)) => {
                     let damaged = pack.parts.iter().filter(|part| part.damage.is_some()).count();
                     Err(Failure::coded(
