@@ -12,8 +12,8 @@
 //!   mix   x ^= x >> 33, x *= 0xff51afd7ed558ccd, x ^= x >> 33, x *= 0xc4ceb9fe1a85ec53, x ^= x >> 33
 //! ```
 //!
-//! Every present hash passes; of the others one in 256 does. The seeds tried are a fixed sequence, and all sizes come from
-//! a table of integers: equal hashes give equal bytes, on every machine.
+//! Every present hash passes; of the others one in 256 does. The seeds tried are a fixed sequence, and all sizes are
+//! computed with integers: equal hashes give equal bytes, on every machine.
 
 use crate::error::FormatError;
 
@@ -23,27 +23,37 @@ pub(crate) const HASHES_MAX: usize = 8 << 20;
 const TRIES: u32 = 64;
 /// Bits of the longest segment.
 const SEGMENT_BITS_MAX: u8 = 18;
-/// Hashes from which on a size applies, the bits of its segments, and bytes per thousand hashes: segments of
-/// 3.33^(log3.33(n) + 2.25) places rounded down to a power of 2, and room as the construction needs it.
-const SIZES: [(usize, u8, usize); 17] = [
-    (0, 2, 5858),
-    (3, 3, 4019),
-    (9, 4, 2447),
-    (28, 5, 1912),
-    (92, 6, 1639),
-    (304, 7, 1480),
-    (1010, 8, 1375),
-    (3362, 9, 1301),
-    (11_193, 10, 1246),
-    (37_273, 11, 1204),
-    (124_118, 12, 1170),
-    (413_310, 13, 1143),
-    (1_376_322, 14, 1125),
-    (4_583_150, 15, 1125),
-    (15_261_887, 16, 1125),
-    (50_822_082, 17, 1125),
-    (169_237_530, SEGMENT_BITS_MAX, 1125),
+/// Hashes from which on segments have so many bits: 2.25 and the logarithm to the base of 3.33, rounded down.
+const SEGMENT_BITS: [(usize, u8); 17] = [
+    (0, 2),
+    (3, 3),
+    (9, 4),
+    (28, 5),
+    (92, 6),
+    (304, 7),
+    (1010, 8),
+    (3362, 9),
+    (11_193, 10),
+    (37_273, 11),
+    (124_118, 12),
+    (413_310, 13),
+    (1_376_322, 14),
+    (4_583_150, 15),
+    (15_261_887, 16),
+    (50_822_082, 17),
+    (169_237_530, SEGMENT_BITS_MAX),
 ];
+
+/// Bytes of fingerprints for so many hashes: 1.125 each, more if they are few; the construction needs that much room.
+/// The paper's `0.875 + 0.25 · log2(10^6) / log2(n)`, in thousandths, with a logarithm that is straight between powers of 2.
+const fn room(hashes: usize) -> usize {
+    let hashes = if hashes < 2 { 2 } else { hashes };
+    let whole = hashes.ilog2() as usize;
+    let log2_thousandths = whole * 1000 + (hashes - (1 << whole)) * 1000 / (1 << whole);
+    let permille = 875 + 250 * 19_932 / log2_thousandths;
+    let permille = if permille < 1125 { 1125 } else { permille };
+    (hashes * permille).div_ceil(1000)
+}
 
 /// The geometry of a filter, without its fingerprints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +70,8 @@ impl Fuse8 {
         if hashes.is_empty() || hashes.len() > HASHES_MAX {
             return None;
         }
-        let (_, segment_bits, permille) = *SIZES.iter().rev().find(|(least, ..)| hashes.len() >= *least)?;
-        let room = (hashes.len() * permille).div_ceil(1000);
+        let (_, segment_bits) = *SEGMENT_BITS.iter().rev().find(|(least, _)| hashes.len() >= *least)?;
+        let room = room(hashes.len());
         let segments = u32::try_from(room.div_ceil(1 << segment_bits).saturating_sub(2).max(1)).ok()?;
         let mut work = Work::default();
         (0..TRIES).find_map(|attempt| {

@@ -242,13 +242,14 @@ impl PackDirectory {
         let mut gap = 8;
         // The directory begins at the next multiple behind the last part: where that is, the parts tell.
         let end = self.parts.last().map_or(ALIGN, |last| last.range().end.next_multiple_of(ALIGN));
-        for data in self.parts.iter().map(PackPart::range).chain([end..end]) {
-            let range = gap as usize..usize::try_from(data.start).unwrap_or(usize::MAX);
-            let bytes = object.get(range).ok_or_else(|| truncated(data.start))?;
+        let parts = self.parts.iter().map(PackPart::range).map(|data| (data.start, data.end));
+        for (begin, behind) in parts.chain([(end, end)]) {
+            let range = gap as usize..usize::try_from(begin).unwrap_or(usize::MAX);
+            let bytes = object.get(range).ok_or_else(|| truncated(begin))?;
             if bytes.iter().any(|&byte| byte != 0) {
-                return Err(FormatError::damaged(WHAT, format!("the bytes {gap} to {} are not 0", data.start)));
+                return Err(FormatError::damaged(WHAT, format!("the bytes {gap} to {begin} are not 0")));
             }
-            gap = data.end;
+            gap = behind;
         }
         Ok(())
     }

@@ -58,7 +58,10 @@ fn stretches<'a>(object: &[u8], directory: &'a PackDirectory, tail_len: u64) -> 
         for run in runs(object, part) {
             let range = run.range();
             let chunk = (range.start / CHUNK_BYTES as u64) as u32;
-            assert!(range.end <= part.chunk_range(chunk).expect("it exists").end, "the samples keep runs within chunks");
+            assert!(
+                range.end <= part.chunk_range(chunk).expect("it exists").end,
+                "the samples keep runs within chunks"
+            );
             stretches
                 .push((data + range.start as usize..data + range.end as usize, Check::Chunk(part, chunk, Some(run))));
         }

@@ -5,6 +5,9 @@ use crate::table::blk::layout::BlkLayout;
 use crate::table::blk::{directory_len, number_of, top};
 use crate::table::disk::BlockRead;
 
+/// A number of the resident section, as stored.
+type Number = [u8; 4];
+
 /// Of so few entries all are compared, which needs no guesses; among more a search is quicker.
 const COMPARED_MAX: usize = 48;
 
@@ -54,11 +57,15 @@ impl BlkLayout {
         Some(filter.places(h).0.map(|place| (at + place) as usize))
     }
 
-    /// Byte offset in the resident section of the directory's number that a lookup of `h` reads, for a prefetch.
+    /// Byte offset in the resident section of the directory's number that a lookup of `h` reads, for a prefetch; of the first
+    /// entry if there is no directory.
     #[inline]
     #[must_use]
     pub const fn directory_number(&self, h: u64) -> usize {
-        (self.blocks as usize + number_of(top(h), directory_len(self.blocks)) as usize) * 4
+        match directory_len(self.blocks) {
+            0 => 0,
+            numbers => (self.blocks as usize + number_of(top(h), numbers) as usize) * 4,
+        }
     }
 
     /// Byte offset in the resident section of the first entry that a lookup of `h` compares, for a prefetch. Reads the
@@ -67,20 +74,26 @@ impl BlkLayout {
     #[must_use]
     pub fn first_entry(&self, resident: &[u8], h: u64) -> Option<usize> {
         let at = self.directory_number(h);
+        if at == 0 {
+            return Some(0);
+        }
         let number = u32::from_le_bytes(*resident.get(at..)?.first_chunk()?);
         (number < self.blocks).then_some(number as usize * 4)
     }
 
     /// Entries and directory.
     #[inline]
-    fn index<'a>(&self, resident: &'a [u8]) -> Option<(&'a [[u8; 4]], &'a [[u8; 4]])> {
+    fn index<'a>(&self, resident: &'a [u8]) -> Option<(&'a [Number], &'a [Number])> {
         let numbers = resident.as_chunks().0.get(..self.blocks as usize + directory_len(self.blocks) as usize)?;
         Some(numbers.split_at(self.blocks as usize))
     }
 
     /// The entries under a number of the directory, by their places.
     #[inline]
-    fn numbered(entries: &[[u8; 4]], directory: &[[u8; 4]], number: u32) -> Option<std::ops::Range<usize>> {
+    fn numbered(entries: &[Number], directory: &[Number], number: u32) -> Option<std::ops::Range<usize>> {
+        if directory.is_empty() {
+            return Some(0..entries.len());
+        }
         let start = u32::from_le_bytes(*directory.get(number as usize)?) as usize;
         let end = directory.get(number as usize + 1).map_or(entries.len(), |end| u32::from_le_bytes(*end) as usize);
         (start <= end && end <= entries.len()).then_some(start..end)
@@ -105,7 +118,7 @@ impl BlkLayout {
 
 /// How many of these ascending entries are not above `wanted`.
 #[inline]
-fn not_above(entries: &[[u8; 4]], wanted: u32) -> usize {
+fn not_above(entries: &[Number], wanted: u32) -> usize {
     if entries.len() <= COMPARED_MAX {
         entries.iter().map(|entry| u32::from(u32::from_le_bytes(*entry) <= wanted)).sum::<u32>() as usize
     } else {

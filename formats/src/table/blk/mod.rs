@@ -5,7 +5,7 @@
 //!   part data   │ blocks (crate::table::disk) │ resident section │
 //!
 //!   resident    entries        u32 per block: the top 32 bits of f of the first record of the block's run
-//!               directory      u32 per 16 blocks, D in all
+//!               directory      u32 per 16 blocks, D in all; none below 32 blocks
 //!               0…             to a multiple of 64, if there is a filter
 //!               fingerprints   of the filter (crate::filter)
 //!
@@ -43,12 +43,12 @@ pub(crate) const fn top(h: u64) -> u32 {
     (place(h) >> 32) as u32
 }
 
-/// How many numbers the directory of so many blocks has; at least one.
+/// How many numbers the directory of so many blocks has. Of a few blocks all entries are compared.
 const fn directory_len(blocks: u32) -> u32 {
-    blocks.div_ceil(BLOCKS_PER_NUMBER)
+    if blocks < 2 * BLOCKS_PER_NUMBER { 0 } else { blocks / BLOCKS_PER_NUMBER }
 }
 
-/// The number of the directory that `top` belongs to, below `numbers`.
+/// The number of the directory that `top` belongs to, below `numbers` unless that is 0.
 #[inline]
 const fn number_of(top: u32, numbers: u32) -> u32 {
     ((top as u64 * numbers as u64) >> 32) as u32

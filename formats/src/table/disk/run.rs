@@ -93,6 +93,11 @@ impl<'a> Run<'a> {
     #[inline]
     #[must_use]
     pub fn find(&self, spec: &RecordSpec, h: u64, key: Key<'_>) -> Option<Found<'a>> {
+        if let Offsets::Wide(_) = self.offsets
+            && self.tags.len() > LANES
+        {
+            return self.find_among_many(spec, h, key);
+        }
         let wanted = (h as u16).to_le_bytes();
         let (lanes, rest) = self.tags.as_chunks::<LANES>();
         for (at, lane) in lanes.iter().enumerate() {
@@ -120,6 +125,24 @@ impl<'a> Run<'a> {
             hits &= hits - 1;
         }
         None
+    }
+
+    /// A binary search: in a run of several blocks whose keys collide, tags may all be equal.
+    #[cold]
+    fn find_among_many(&self, spec: &RecordSpec, h: u64, key: Key<'_>) -> Option<Found<'a>> {
+        let record = |at: usize| spec.read(self.bytes.get(self.offset(at)?..)?).ok();
+        let (mut low, mut high) = (0, self.tags.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let stored = record(middle)?.0;
+            if (stored.hash(), stored) < (h, key) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let (stored, found, _) = record(low)?;
+        (stored == key).then_some(found)
     }
 
     fn offset(&self, at: usize) -> Option<usize> {
