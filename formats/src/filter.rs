@@ -157,8 +157,9 @@ struct Work {
     hashes: Vec<u64>,
     /// Places used once.
     alone: Vec<u32>,
-    /// Hashes in the order in which they were taken out, and by which of their places.
-    order: Vec<(u64, u8)>,
+    /// Hashes in the order in which they were taken out, and which of its places each was alone in.
+    order: Vec<u64>,
+    own: Vec<u8>,
 }
 
 impl Work {
@@ -171,6 +172,7 @@ impl Work {
         self.hashes.resize(len, 0);
         self.alone.clear();
         self.order.clear();
+        self.own.clear();
         for &h in hashes {
             for (which, place) in (0u8..).zip(filter.places(h).0) {
                 // More than 63 uses of a place: hopeless for this seed.
@@ -186,7 +188,8 @@ impl Work {
                 continue;
             }
             let (h, own) = (self.hashes[place as usize], uses & 3);
-            self.order.push((h, own));
+            self.order.push(h);
+            self.own.push(own);
             for (which, place) in (0u8..).zip(filter.places(h).0) {
                 let uses = &mut self.uses[place as usize];
                 *uses = (*uses - 4) ^ which;
@@ -200,7 +203,7 @@ impl Work {
             return None;
         }
         let mut bytes = vec![0; len];
-        for &(h, own) in self.order.iter().rev() {
+        for (&h, &own) in self.order.iter().zip(&self.own).rev() {
             let (places, sum) = filter.places(h);
             // Its own place is still 0: no hash taken out later has it.
             let rest = places.iter().fold(sum, |rest, &place| rest ^ bytes[place as usize]);

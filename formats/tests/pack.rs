@@ -222,6 +222,8 @@ fn a_form_survives_its_bytes_and_no_others() {
     let form = form_of(&sample.schema, &[("p/pack-00000", &summary)]);
     let bytes = form.encode();
     assert_eq!(Form::decode(&bytes), Ok(form.clone()));
+    let filtered = Form { profile: Profile { filter: Profile::FILTER_FUSE8, ..form.profile }, ..form.clone() };
+    assert_eq!(Form::decode(&filtered.encode()), Ok(filtered));
     assert_eq!((form.records(), form.layers[0].objects.len()), (sample.records().len() as u64, 1));
     let entry = form.layers[0].part(Part(2399));
     assert_eq!((entry.digest, entry.origin(form.uid)), (summary.directory.parts[1].digest, ORIGIN));

@@ -6,6 +6,7 @@ use fkv_formats::inspect::{BlockCounts, Inspection, PackInspection, PartInspecti
 use fkv_formats::manifest::{Form, Layer};
 use fkv_formats::pack::PackPart;
 use fkv_formats::schema::Schema;
+use fkv_formats::table::mem::Probe;
 use fkv_formats::table::{PartLayout, Profile};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -310,7 +311,7 @@ impl PackView {
                 part.offset.to_string(),
                 part.bytes.to_string(),
                 part.records.to_string(),
-                format!("{:.3}", part.load),
+                if self.slots_per_line.is_some() { format!("{:.3}", part.load) } else { String::new() },
                 part.digest.chars().take(12).collect(),
                 part.damage.clone().unwrap_or_default(),
             ]);
@@ -393,7 +394,10 @@ impl BlocksView {
 fn shape_of(pack: &PackInspection) -> (Option<String>, Option<u8>) {
     match pack.parts.iter().find_map(|part| part.layout) {
         Some(PartLayout::Mem(layout)) => (Some(format!("{:?}", layout.shape()).to_lowercase()), Some(layout.slots())),
-        Some(PartLayout::Idx(layout)) => (Some("an entry per record".to_owned()), Some(layout.slots())),
+        Some(PartLayout::Idx(layout)) => {
+            let sorted = if layout.probe() == Probe::Sorted { ", sorted" } else { "" };
+            (Some(format!("an entry per record{sorted}")), Some(layout.slots()))
+        }
         Some(PartLayout::Blk(_)) => (Some("an entry per block".to_owned()), None),
         None => (None, None),
     }

@@ -5,8 +5,14 @@ use crate::schema::{Schema, TableKind};
 use crate::table::Profile;
 use crate::table::disk::{RECORDS_MAX, RecordSpec};
 use crate::table::idx::{TAG_SLOTS, slot_spec};
-use crate::table::mem::geometry::{Cursor, QUEUED_RECORDS_MAX, RUNG_QUARTERS};
+use crate::table::mem::geometry::Cursor;
 use crate::table::mem::line::Probe;
+
+/// How many records may queue for lines at any point; `D_max` is that in whole lines. Of hashed keys, a queue is that long
+/// in less than one of 10^9 lines at a load of 0.9.
+const QUEUED_RECORDS_MAX: u32 = 128;
+/// Numerators of the loads of the rungs, over 4; below the last is the sorted one.
+const RUNG_QUARTERS: [u64; 3] = [4, 3, 2];
 
 /// The geometry of an idx part that is yet to be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

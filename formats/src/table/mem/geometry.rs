@@ -17,11 +17,11 @@ use crate::table::mem::line::{BYTES_KEY_H_BYTES, Probe, Shape, SlotSpec, U64_KEY
 /// How many records may queue for lines at any point; `D_max` is that in whole lines. With hashed keys the queue is one
 /// of random arrivals at a constant rate of service: at a load of 0.85 one of 128 records turns up less than once in
 /// 10^16 lines, so that hardly any part of the largest tables needs the next rung.
-pub(in crate::table) const QUEUED_RECORDS_MAX: u32 = 128;
+const QUEUED_RECORDS_MAX: u32 = 128;
 /// Numerators of the loads of the rungs, over 4.
-pub(in crate::table) const RUNG_QUARTERS: [u64; 3] = [4, 3, 2];
+const RUNG_QUARTERS: [u64; 3] = [4, 3, 2];
 /// Most records of a part: ordinals have 4 bytes.
-pub(in crate::table) const RECORDS_MAX: u64 = u32::MAX as u64;
+pub(super) const RECORDS_MAX: u64 = u32::MAX as u64;
 
 /// The geometry of a memory part that is yet to be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
