@@ -193,7 +193,7 @@ impl World {
             assert_eq!(described.digest, entry.digest);
             verify_part(&image, described, entry.origin(uid)).expect("the part's checksums match");
             let layout = described.layout().expect("the header parses");
-            for record in layout.iter(&image, part) {
+            for record in layout.iter(&image, part, entry.origin(uid)) {
                 let record = record.expect("the records decode");
                 let key = match record.key {
                     Key::U64(key) => OwnedKey::U64(key),
