@@ -15,6 +15,8 @@ mod config;
 mod fence;
 mod fetch;
 mod image;
+#[cfg_attr(not(test), expect(dead_code, reason = "tables on SSD will read through it"))]
+mod io;
 mod ledger;
 mod load;
 mod lookup;
@@ -26,5 +28,5 @@ mod table;
 mod throttle;
 mod watch;
 
-pub use config::{BadConfig, KvConfig, RequestLimits};
+pub use config::{BadConfig, IoConfig, IoEngine, KvConfig, RequestLimits};
 pub use server::{KvServer, StartError};
