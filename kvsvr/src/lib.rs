@@ -11,6 +11,8 @@
 //! pointer when the news of the alignment arrives. It serves on without metadata and without the store, also after a
 //! restart.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "tables on SSD will read through it"))]
+mod cache;
 mod config;
 mod fence;
 mod fetch;

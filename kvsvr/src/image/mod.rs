@@ -19,6 +19,7 @@ use std::sync::Arc;
 use fkv_formats::id::{ContentId, PART_COUNT, Part, Version};
 use fkv_formats::table::mem::{MemLayout, Shape};
 
+pub(crate) use self::arena::HUGE_PAGE_BYTES;
 pub(crate) use self::local::{Discarded, LocalFile, LocalImage};
 pub(crate) use self::pair::{Labelled, Pair, ServedTable};
 pub(crate) use self::parts::PartSet;
