@@ -49,9 +49,10 @@ pub struct Profile {
 impl Profile {
     /// What this build writes.
     ///
-    /// The load trades memory for time. A table of `f32` per `u64` key, 12 bytes of key and value, takes 12.6 bytes per
-    /// record at 0.85, where 70 % of the records lie in their home line; 11.9 at 0.9, where 56 % do; 13.3 at 0.8.
-    pub const CURRENT: Self = Self { format: 0, load_permille: 850, codec: 0 };
+    /// The load trades memory for time. A table of `f32` per `u64` key, 12 bytes of key and value, takes 11.9 bytes per
+    /// record at 0.9, where a lookup that finds its key reads 1.6 lines; 12.6 bytes and 1.4 lines at 0.85; 11.5 bytes and
+    /// 2.0 lines at 0.93. `docs/benchmarks.md` has the times.
+    pub const CURRENT: Self = Self { format: 0, load_permille: 900, codec: 0 };
 
     /// Checks that this build can write the profile.
     ///

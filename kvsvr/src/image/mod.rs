@@ -1,13 +1,15 @@
 //! What one server holds of one content: an immutable base.
 //!
 //! ```text
-//!   Image ── Base ── parts: 2400 × { group, start, length, layout }     one flat array
+//!   Image ── Base ── lines: 2400 × { first index line, buckets }        what lookups read, one flat array
+//!                 ├─ parts: 2400 × { group, start, length, layout }
 //!                 └─ groups: arenas of 64 MiB and more, shared between images by reference
 //! ```
 //!
 //! An overlay of increments stands beside the base: a version that is a chain is refused until overlays are built.
 
 pub(crate) mod arena;
+mod lines;
 mod local;
 mod pair;
 mod parts;
@@ -17,8 +19,9 @@ mod registry;
 use std::sync::Arc;
 
 use fkv_formats::id::{ContentId, PART_COUNT, Part, Version};
-use fkv_formats::table::mem::{MemLayout, Shape};
+use fkv_formats::table::mem::MemLayout;
 
+pub(crate) use self::lines::{Home, Lines};
 pub(crate) use self::local::{Discarded, LocalFile, LocalImage};
 pub(crate) use self::pair::{Labelled, Pair, ServedTable};
 pub(crate) use self::parts::PartSet;
@@ -102,7 +105,8 @@ pub(crate) struct Image {
 struct Base {
     groups: Vec<Arc<Group>>,
     slots: Box<[Slot]>,
-    inline: bool,
+    /// Of the parts of `groups`, for lookups.
+    lines: Lines,
 }
 
 /// Builds an image, from nothing or from one that lacks parts.
@@ -115,7 +119,7 @@ impl ImageBuilder {
     /// An image without parts.
     pub(crate) fn new(content: ContentId, version: Version, as_of: u32) -> Self {
         let slots = vec![Slot::Not; usize::from(PART_COUNT)].into_boxed_slice();
-        let base = Base { groups: Vec::new(), slots, inline: true };
+        let base = Base { groups: Vec::new(), slots, lines: Lines::new() };
         Self { image: Image { content, version, as_of, base, parts: PartSet::EMPTY, records: 0 } }
     }
 
@@ -132,6 +136,7 @@ impl ImageBuilder {
     /// Adds a part that has no records.
     pub(crate) fn add_empty(&mut self, part: Part) {
         self.set(part, Slot::Empty);
+        self.image.base.lines.add_empty(part);
     }
 
     /// Adds a group with its parts; their `group` is filled in here.
@@ -141,9 +146,12 @@ impl ImageBuilder {
             let end = placed.start.checked_add(placed.len);
             assert!(end.is_some_and(|end| end <= group.bytes().len()), "a part lies in its group");
             assert_eq!(placed.len as u64, placed.layout.data_len(), "a part is as long as its layout says");
-            self.image.base.inline &= placed.layout.shape() == Shape::Inline;
             self.image.records += placed.layout.records();
             self.set(part, Slot::Data(Placed { group: number, ..placed }));
+            let bytes = &group.bytes()[placed.start..placed.start + placed.len];
+            // SAFETY: the group's memory is read-only and stays mapped until the last `Arc` of it is gone; the base, and
+            // each clone of it, holds one next to its lines and never gives it away. Lengths were compared above.
+            unsafe { self.image.base.lines.add(part, bytes, &placed.layout) };
         }
         self.image.base.groups.push(group);
     }
@@ -188,10 +196,10 @@ impl Image {
         self.base.groups.iter().map(|group| group.reserved_bytes()).sum()
     }
 
-    /// Whether a lookup reads index lines only.
+    /// The index lines of its parts, as lookups read them.
     #[inline]
-    pub(crate) const fn is_inline(&self) -> bool {
-        self.base.inline
+    pub(crate) const fn lines(&self) -> &Lines {
+        &self.base.lines
     }
 
     /// A part, as far as it is here.

@@ -40,6 +40,11 @@ impl Conversion {
         Ok(Self { reply_type, step })
     }
 
+    /// Whether values go into the reply as they are stored.
+    pub(crate) fn copies(self) -> bool {
+        self.step == Step::Copy
+    }
+
     /// Fills `reply` from a stored value; `false` if the stored bytes have another width than the schema says.
     #[inline]
     pub(crate) fn fill(self, stored: &[u8], reply: &mut [u8]) -> bool {

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!   section ── table, image ── hash all keys ──▶ h, part
-//!              inline values:  prefetch line of key i + D │ find key i
-//!              other values:   prefetch line of key i + 2D │ locate key i + D, prefetch its record │ resolve key i
+//!                               │ windows of 64 keys: ask for lines │ compare │ ask for records │ answer
 //! ```
 //!
 //! The client sends keys, never hashes: what it computed is recomputed here. Whether a key is answered depends on
@@ -14,7 +13,9 @@
 mod form;
 mod pipeline;
 mod prefetch;
+mod probe;
 
+pub(crate) use self::prefetch::prefetch_line;
 use bytes::Bytes;
 use fkv_formats::hash::{hash_bytes, hash_u64};
 use fkv_formats::record::Key;
@@ -129,14 +130,19 @@ fn answer_section(
         let Ok(mut dense) = writer.dense(label, conversion.reply_type, hashes.len()) else {
             return refuse(writer, SectionStatus::ReplyTooLarge);
         };
-        let outcome = batch.run(key, |answer| match answer {
-            Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
-            Answer::Found(_) => Err(SectionStatus::DataFault),
-            Answer::Missing(status) => {
-                dense.missing(status);
-                Ok(())
-            }
-        });
+        let width = conversion.reply_type.fixed_width().filter(|width| conversion.copies() && batch.is_plain(*width));
+        let outcome = if width.is_some() {
+            batch.fill(key, &mut dense)
+        } else {
+            batch.run(key, |answer| match answer {
+                Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
+                Answer::Found(_) => Err(SectionStatus::DataFault),
+                Answer::Missing(status) => {
+                    dense.missing(status);
+                    Ok(())
+                }
+            })
+        };
         match outcome {
             Ok(()) => dense.finish(),
             Err(status) => dense.refuse(status),
@@ -157,6 +163,26 @@ fn answer_section(
             Err(status) => variable.refuse(status),
         }
     }
+}
+
+/// Whether the CPU has the wide instructions that lookups use where they can.
+#[inline]
+fn is_wide() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512vbmi")
+            && std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("bmi1")
+            && std::arch::is_x86_feature_detected!("bmi2")
+            && std::arch::is_x86_feature_detected!("lzcnt")
+            && std::arch::is_x86_feature_detected!("popcnt")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 fn hash(keys: Keys<'_>) -> Vec<u64> {

@@ -1,24 +1,43 @@
 //! Looks a batch up with many cache misses in flight.
 //!
+//! ```text
+//!   window of 64 keys     step s        s + 1                s + 2                          s + 3
+//!     all shapes          ask for ────▶ compare ───────────▶ lines behind, for the few
+//!                         both lines    (home and next line) that need them
+//!     inline                                                 └─▶ answers
+//!     records outside                                        └─▶ ask for the records ─────▶ answers
+//! ```
+//!
 //! A lookup in memory is a cache miss or two; one after the other they cost 100 ns each, many at once a fraction of
-//! that. So the lines of keys further on are asked for before key `i` is resolved. 24 in flight fill the line buffers
-//! of present cores without evicting each other.
+//! that. So keys go through in windows, and every step of a window asks for what the next step reads. Asking for one
+//! window alternates with comparing the window before, key by key, so that requests to memory leave at a steady rate.
+//! The line behind the home line is asked for at once: memory brings neighbours nearly for the price of one, and at the
+//! usual load four of ten keys are in it.
+//!
+//! No step has a branch that depends on where a key is; the keys that go on are queued with a store and an addition.
 
 use fkv_formats::record::{Key, is_expired};
 use fkv_formats::route::part_of;
-use fkv_formats::table::mem::{Found, Located};
-use fkv_rpc::packed::{KeyStatus, SectionStatus};
+use fkv_formats::table::mem::{Found, IndexLine, LineFormat, Shape};
+use fkv_rpc::packed::{DenseWriter, KeyStatus, SectionStatus};
 
 use super::NOT_HERE;
-use super::prefetch::{prefetch, prefetch_range};
-use crate::image::{HeldPart, Image};
+use super::prefetch::prefetch_range;
+use super::probe::{NEXT, Probe, Words};
+#[cfg(target_arch = "x86_64")]
+use super::probe::{Pairs, Permuted};
+use crate::image::{HeldPart, Home, Image, Lines};
 
-/// Keys between asking for a line and reading it.
-const DISTANCE: usize = 24;
+/// Keys of a window: one bit of a word each.
+const WINDOW: usize = 64;
+/// Windows under way.
+const RING: usize = 4;
 /// Most lines of one record to ask for: the hardware follows from there.
 const RECORD_LINES_MAX: usize = 8;
 /// Bytes asked for where a record's length is not known before it is read.
 const RECORD_BYTES_EXPECTED: usize = 128;
+/// The reach from which on lines behind the next one hold keys.
+const REACH_BEYOND: u8 = 2;
 
 /// How a key fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,81 +64,75 @@ impl<'a> Batch<'a> {
         key: impl Fn(usize) -> Key<'k>,
         sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>,
     ) -> Result<(), SectionStatus> {
-        if self.image.is_inline() { self.run_inline(key, sink) } else { self.run_two_step(key, sink) }
+        match self.image.lines().format() {
+            Some(format) => self.pass(format, One { batch: self, format, key, sink }),
+            None => {
+                let mut one = One { batch: self, format: (), key, sink };
+                (0..self.hashes.len()).try_for_each(|index| one.slowly(index))
+            }
+        }
     }
 
-    fn run_inline<'k>(
+    /// Whether values lie in index lines as they go into a reply, `width` bytes each, and never expire.
+    pub(crate) fn is_plain(&self, width: usize) -> bool {
+        self.image.lines().format().is_some_and(|format| {
+            let plain = format.shape() == Shape::Inline && !format.has_expiry();
+            plain && format.value_width() == Some(width)
+        })
+    }
+
+    /// Answers every key of a plain batch.
+    pub(crate) fn fill<'k>(
         &self,
         key: impl Fn(usize) -> Key<'k>,
-        mut sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>,
+        dense: &mut DenseWriter<'_>,
     ) -> Result<(), SectionStatus> {
-        let count = self.hashes.len();
-        for ahead in 0..count.min(DISTANCE) {
-            self.touch(ahead);
-        }
-        for index in 0..count {
-            if index + DISTANCE < count {
-                self.touch(index + DISTANCE);
-            }
-            let h = self.hashes[index];
-            sink(match self.image.part(part_of(h)) {
-                HeldPart::Not => NOT_HERE,
-                HeldPart::Empty => Answer::Missing(KeyStatus::Absent),
-                HeldPart::Data(bytes, layout) => self.judge(layout.find(bytes, h, key(index))),
-            })?;
-        }
-        Ok(())
-    }
-
-    fn run_two_step<'k>(
-        &self,
-        key: impl Fn(usize) -> Key<'k>,
-        mut sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>,
-    ) -> Result<(), SectionStatus> {
-        let count = self.hashes.len();
-        let mut located: [Option<Located>; DISTANCE] = [None; DISTANCE];
-        for ahead in 0..count.min(2 * DISTANCE) {
-            self.touch(ahead);
-        }
-        for (ahead, located) in located.iter_mut().enumerate().take(count) {
-            *located = self.locate(ahead);
-        }
-        for index in 0..count {
-            if index + 2 * DISTANCE < count {
-                self.touch(index + 2 * DISTANCE);
-            }
-            let at = located[index % DISTANCE];
-            if index + DISTANCE < count {
-                located[index % DISTANCE] = self.locate(index + DISTANCE);
-            }
-            let h = self.hashes[index];
-            sink(match self.image.part(part_of(h)) {
-                HeldPart::Not => NOT_HERE,
-                HeldPart::Empty => Answer::Missing(KeyStatus::Absent),
-                HeldPart::Data(bytes, layout) => self.judge(at.and_then(|at| layout.resolve(bytes, at, h, key(index)))),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Asks for the index line of a key.
-    #[inline]
-    fn touch(&self, index: usize) {
-        let h = self.hashes[index];
-        if let HeldPart::Data(bytes, layout) = self.image.part(part_of(h)) {
-            prefetch(bytes, layout.first_line(h));
+        let Some(format) = self.image.lines().format() else { return Err(SectionStatus::DataFault) };
+        let batch = self;
+        match format.value_width() {
+            Some(4) => self.pass(format, Plain::<'_, '_, '_, '_, _, 4> { batch, format, key, dense }),
+            Some(8) => self.pass(format, Plain::<'_, '_, '_, '_, _, 8> { batch, format, key, dense }),
+            Some(2) => self.pass(format, Plain::<'_, '_, '_, '_, _, 2> { batch, format, key, dense }),
+            Some(16) => self.pass(format, Plain::<'_, '_, '_, '_, _, 16> { batch, format, key, dense }),
+            _ => self.run(key, |answer| {
+                match answer {
+                    Answer::Found(stored) => {
+                        let value = dense.found();
+                        if value.len() != stored.len() {
+                            return Err(SectionStatus::DataFault);
+                        }
+                        value.copy_from_slice(stored);
+                    }
+                    Answer::Missing(status) => dense.missing(status),
+                }
+                Ok(())
+            }),
         }
     }
 
-    /// Reads the index line of a key and asks for its record.
-    #[inline]
-    fn locate(&self, index: usize) -> Option<Located> {
-        let h = self.hashes[index];
-        let HeldPart::Data(bytes, layout) = self.image.part(part_of(h)) else { return None };
-        let located = layout.locate(bytes, h)?;
-        let len = layout.value_width().unwrap_or(RECORD_BYTES_EXPECTED);
-        prefetch_range(bytes, located.record(), len, RECORD_LINES_MAX);
-        Some(located)
+    /// Looks all keys up, in the way this CPU does it best.
+    fn pass<S: Sink<'a>>(&self, format: LineFormat, sink: S) -> Result<(), SectionStatus> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(permuted) = Permuted::new(format) {
+                // SAFETY: `Permuted::new` gives a value only if the CPU has all that `pass_wide` enables.
+                return unsafe { pass_wide(self.image.lines(), self.hashes, format, permuted, sink) };
+            }
+            if let Some(pairs) = Pairs::new(&format) {
+                return pass(self.image.lines(), self.hashes, format, pairs, sink);
+            }
+        }
+        pass(self.image.lines(), self.hashes, format, Words(format), sink)
+    }
+
+    /// Looks one key up, whatever its part looks like.
+    #[cold]
+    fn find(&self, h: u64, key: Key<'_>) -> Answer<'a> {
+        match self.image.part(part_of(h)) {
+            HeldPart::Not => NOT_HERE,
+            HeldPart::Empty => Answer::Missing(KeyStatus::Absent),
+            HeldPart::Data(bytes, layout) => self.judge(layout.find(bytes, h, key)),
+        }
     }
 
     /// What a record found means at the time of reading. An expired record never uncovers an older one.
@@ -132,6 +145,333 @@ impl<'a> Batch<'a> {
             }
             Some(found) if is_expired(found.expiry, self.read_ts_s) => Answer::Missing(KeyStatus::Expired),
             Some(found) => Answer::Found(found.value),
+        }
+    }
+}
+
+/// Where the keys of a window are.
+struct Window<'w, 'a> {
+    /// Index of the first.
+    first: usize,
+    count: usize,
+    /// Bit `i`: a slot holds the bits of key `i`; else the key is absent.
+    found: u64,
+    /// Bit `i`: lines do not tell about key `i`.
+    slow: u64,
+    lines: &'w [&'a IndexLine; WINDOW],
+    slots: &'w [u8; WINDOW],
+}
+
+/// What takes the windows, in order.
+trait Sink<'a> {
+    /// Whether answers read more than lines.
+    const READS_RECORDS: bool;
+    fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus>;
+}
+
+/// Any values, one by one.
+struct One<'b, 'a, F, K, S> {
+    batch: &'b Batch<'a>,
+    format: F,
+    key: K,
+    sink: S,
+}
+
+impl<'a, 'k, F, K, S> One<'_, 'a, F, K, S>
+where
+    K: Fn(usize) -> Key<'k>,
+    S: FnMut(Answer<'a>) -> Result<(), SectionStatus>,
+{
+    fn slowly(&mut self, index: usize) -> Result<(), SectionStatus> {
+        (self.sink)(self.batch.find(self.batch.hashes[index], (self.key)(index)))
+    }
+}
+
+impl<'a, 'k, K, S> Sink<'a> for One<'_, 'a, LineFormat, K, S>
+where
+    K: Fn(usize) -> Key<'k>,
+    S: FnMut(Answer<'a>) -> Result<(), SectionStatus>,
+{
+    const READS_RECORDS: bool = true;
+
+    #[inline]
+    fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus> {
+        let (batch, format) = (self.batch, self.format);
+        for offset in 0..window.count {
+            let index = window.first + offset;
+            if window.slow >> offset & 1 == 1 {
+                self.slowly(index)?;
+                continue;
+            }
+            if window.found >> offset & 1 == 0 {
+                (self.sink)(Answer::Missing(KeyStatus::Absent))?;
+                continue;
+            }
+            let (line, slot, h) = (window.lines[offset], window.slots[offset], batch.hashes[index]);
+            let found = if format.shape() == Shape::Inline {
+                format.inline_value(line, slot)
+            } else {
+                let image = batch.image.lines().image(h);
+                let record = usize::try_from(format.record_at(line, slot)).ok().and_then(|at| image.get(at..));
+                match (record.and_then(|record| format.read_record(record)), (self.key)(index)) {
+                    (Some((_, found)), Key::U64(_)) => Some(found),
+                    (Some((stored, found)), Key::Bytes(key)) if stored == key => Some(found),
+                    // Another key with the same bits: rare, and the search may go on further.
+                    _ => {
+                        self.slowly(index)?;
+                        continue;
+                    }
+                }
+            };
+            (self.sink)(batch.judge(found))?;
+        }
+        Ok(())
+    }
+}
+
+/// Values of `WIDTH` bytes that lie in index lines as they go into the reply.
+struct Plain<'b, 'd, 'w, 'a, K, const WIDTH: usize> {
+    batch: &'b Batch<'a>,
+    format: LineFormat,
+    key: K,
+    dense: &'d mut DenseWriter<'w>,
+}
+
+impl<'a, 'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Sink<'a> for Plain<'_, '_, '_, 'a, K, WIDTH> {
+    const READS_RECORDS: bool = false;
+
+    #[inline]
+    fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus> {
+        if window.slow != 0 {
+            return self.mixed(window);
+        }
+        let (stride, payload) = (self.format.stride(), self.format.h_bytes());
+        let found = window.found;
+        self.dense.fill(window.count, |values| {
+            let mut at = 0;
+            for offset in 0..window.count {
+                let from = usize::from(window.slots[offset]) * stride + payload;
+                // A value follows its bits within the line, and what was found before takes no more room than the keys.
+                if let (Some(value), Some(room)) = (
+                    window.lines[offset].get(from..from + WIDTH),
+                    values.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<WIDTH>),
+                ) {
+                    room.copy_from_slice(value);
+                }
+                at += WIDTH * (found >> offset & 1) as usize;
+            }
+            found
+        });
+        Ok(())
+    }
+}
+
+impl<'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Plain<'_, '_, '_, '_, K, WIDTH> {
+    /// A window with keys that lines do not tell about.
+    #[cold]
+    fn mixed(&mut self, window: &Window<'_, '_>) -> Result<(), SectionStatus> {
+        for offset in 0..window.count {
+            let index = window.first + offset;
+            let answer = if window.slow >> offset & 1 == 1 {
+                self.batch.find(self.batch.hashes[index], (self.key)(index))
+            } else if window.found >> offset & 1 == 1 {
+                self.batch.judge(self.format.inline_value(window.lines[offset], window.slots[offset]))
+            } else {
+                Answer::Missing(KeyStatus::Absent)
+            };
+            match answer {
+                Answer::Found(stored) => {
+                    let value = self.dense.found();
+                    if value.len() != stored.len() {
+                        return Err(SectionStatus::DataFault);
+                    }
+                    value.copy_from_slice(stored);
+                }
+                Answer::Missing(status) => self.dense.missing(status),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// [`pass`] with wide instructions.
+///
+/// # Safety
+/// The CPU must have what is enabled: [`super::is_wide`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+fn pass_wide<'a, S: Sink<'a>>(
+    lines: &'a Lines,
+    hashes: &[u64],
+    format: LineFormat,
+    permuted: Permuted,
+    sink: S,
+) -> Result<(), SectionStatus> {
+    pass(lines, hashes, format, permuted, sink)
+}
+
+/// What is known of the windows under way; that of window `w` at `w % RING`.
+struct Ring<'a> {
+    homes: [[Home<'a>; WINDOW]; RING],
+    lines: [[&'a IndexLine; WINDOW]; RING],
+    slots: [[u8; WINDOW]; RING],
+    found: [u64; RING],
+    slow: [u64; RING],
+    /// Keys that go on behind the next line: offsets in the window.
+    queue: [[u8; WINDOW]; RING],
+    queued: [usize; RING],
+}
+
+/// Takes all keys through the steps.
+#[inline(always)]
+fn pass<'a, P: Probe, S: Sink<'a>>(
+    lines: &'a Lines,
+    hashes: &[u64],
+    format: LineFormat,
+    probe: P,
+    mut sink: S,
+) -> Result<(), SectionStatus> {
+    let windows = hashes.len().div_ceil(WINDOW);
+    let window_of = |number: usize| {
+        let first = number * WINDOW;
+        &hashes[first..hashes.len().min(first + WINDOW)]
+    };
+    let last_step = if S::READS_RECORDS { 3 } else { 2 };
+    let mut ring = Ring {
+        homes: [[Home::nowhere(); WINDOW]; RING],
+        lines: [[Home::nowhere().line(); WINDOW]; RING],
+        slots: [[0; WINDOW]; RING],
+        found: [0; RING],
+        slow: [0; RING],
+        queue: [[0; WINDOW]; RING],
+        queued: [0; RING],
+    };
+    for step in 0..windows + last_step {
+        let asked = if step < windows { window_of(step) } else { &[] };
+        let compared = if (1..=windows).contains(&step) { window_of(step - 1) } else { &[] };
+        compare(&mut ring, lines, format, probe, step, asked, compared);
+        if step >= 2 && step - 2 < windows {
+            beyond(&mut ring, lines, format, probe, (step - 2) % RING, window_of(step - 2));
+            if S::READS_RECORDS && format.shape() != Shape::Inline {
+                ask_for_records(&ring, lines, format, (step - 2) % RING, window_of(step - 2));
+            }
+        }
+        if step >= last_step && step - last_step < windows {
+            let (number, at) = (step - last_step, (step - last_step) % RING);
+            sink.window(&Window {
+                first: number * WINDOW,
+                count: window_of(number).len(),
+                found: ring.found[at],
+                slow: ring.slow[at],
+                lines: &ring.lines[at],
+                slots: &ring.slots[at],
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks for the lines of the window of this `step`, and compares those of the window before.
+#[inline(always)]
+fn compare<'a, P: Probe>(
+    ring: &mut Ring<'a>,
+    lines: &'a Lines,
+    format: LineFormat,
+    probe: P,
+    step: usize,
+    asked: &[u64],
+    compared: &[u64],
+) {
+    let (new, old) = (step % RING, step.wrapping_sub(1) % RING);
+    let mask = format.mask();
+    let (mut found, mut queued) = (0, 0);
+    let [homes, old_homes] = ring.homes.get_disjoint_mut([new, old]).expect("two windows of the ring");
+    let (old_lines, old_slots, queue) = (&mut ring.lines[old], &mut ring.slots[old], &mut ring.queue[old]);
+    let mut ask = |offset: usize, h: u64| {
+        let home = lines.home(h);
+        home.prefetch();
+        homes[offset] = home;
+    };
+    let mut look = |offset: usize, h: u64| {
+        let home = old_homes[offset];
+        let wanted = h & mask;
+        let slots = probe.slots(home.line(), home.next(), wanted);
+        // Slots not in use are zero; what seems to match them is looked up with care.
+        let hit = (slots != 0) & !format.is_vague(wanted);
+        let goes_on = (LineFormat::reach(home.line()) >= REACH_BEYOND) & (slots == 0) | format.is_vague(wanted);
+        let slot = slots.trailing_zeros();
+        old_lines[offset] = if slot >= NEXT { home.next() } else { home.line() };
+        old_slots[offset] = (slot % NEXT) as u8;
+        found |= u64::from(hit) << offset;
+        queue[queued % WINDOW] = offset as u8;
+        queued += usize::from(goes_on);
+    };
+    // Only the last window asked for is shorter than the one before it.
+    let both = asked.len().min(compared.len()).min(WINDOW);
+    for offset in 0..both {
+        look(offset, compared[offset]);
+        ask(offset, asked[offset]);
+    }
+    for (offset, h) in compared.iter().enumerate().take(WINDOW).skip(both) {
+        look(offset, *h);
+    }
+    for (offset, h) in asked.iter().enumerate().take(WINDOW).skip(both) {
+        ask(offset, *h);
+    }
+    for offset in &queue[..queued.min(WINDOW)] {
+        let home = old_homes[usize::from(*offset) % WINDOW];
+        for ahead in REACH_BEYOND..=LineFormat::reach(home.line()) {
+            home.prefetch_behind(ahead);
+        }
+    }
+    (ring.found[old], ring.queued[old]) = (found, queued);
+}
+
+/// Looks for the queued keys of the window at `at` in the lines behind the next one.
+#[inline(always)]
+fn beyond<'a, P: Probe>(
+    ring: &mut Ring<'a>,
+    lines: &'a Lines,
+    format: LineFormat,
+    probe: P,
+    at: usize,
+    hashes: &[u64],
+) {
+    let mut slow = 0;
+    for index in 0..ring.queued[at].min(WINDOW) {
+        let offset = usize::from(ring.queue[at][index]) % WINDOW;
+        let (home, h) = (ring.homes[at][offset], hashes[offset]);
+        let wanted = h & format.mask();
+        if format.is_vague(wanted) || lines.is_decoy(home) {
+            slow |= 1 << offset;
+            continue;
+        }
+        // The next line is behind the home line, and those here are behind the next.
+        let distance = format.distance_max(home.line()) as usize;
+        for line in lines.beyond(home, h).iter().take(distance - 1) {
+            let slots = probe.slots(line, line, wanted);
+            if slots != 0 {
+                ring.lines[at][offset] = line;
+                ring.slots[at][offset] = (slots.trailing_zeros() % NEXT) as u8;
+                ring.found[at] |= 1 << offset;
+                break;
+            }
+            if format.ends(line) {
+                break;
+            }
+        }
+    }
+    ring.slow[at] = slow;
+}
+
+/// Asks for the records of the keys found in the window at `at`.
+#[inline(always)]
+fn ask_for_records(ring: &Ring<'_>, lines: &Lines, format: LineFormat, at: usize, hashes: &[u64]) {
+    let len = format.value_width().unwrap_or(RECORD_BYTES_EXPECTED);
+    for (offset, h) in hashes.iter().enumerate().take(WINDOW) {
+        if ring.found[at] >> offset & 1 == 1 {
+            let record = format.record_at(ring.lines[at][offset], ring.slots[at][offset]);
+            prefetch_range(lines.image(*h), usize::try_from(record).unwrap_or(usize::MAX), len, RECORD_LINES_MAX);
         }
     }
 }

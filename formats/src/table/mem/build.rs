@@ -178,8 +178,11 @@ impl<W: Write> MemBuilder<W> {
         if self.pushed != records {
             return Err(BuildError::Count { announced: records, found: self.pushed });
         }
-        // All buckets have their lines, also those behind the last record.
-        let lines = self.lines.count().max(buckets);
+        // All buckets have their lines, also those behind the last record, and each has a line behind it.
+        let lines = match probe {
+            Probe::Scan => self.lines.count().max(buckets + 1),
+            Probe::Sorted => self.lines.count(),
+        };
         let index_offset = self.record_bytes.next_multiple_of(LINE_BYTES as u64);
         if spec.shape == Shape::Inline {
             self.lines.flush_below(lines, &mut self.out)?;

@@ -90,25 +90,30 @@ impl SlotSpec {
     }
 
     /// The bits of `h` that slots store.
+    #[inline]
     pub(super) const fn mask(&self) -> u64 {
         u64::MAX >> (64 - 8 * self.h_bytes as u32)
     }
 
     /// Bytes of a record of the dense shape.
+    #[inline]
     pub(super) const fn dense_record(&self) -> u64 {
         self.width as u64 + if self.ttl { 4 } else { 0 }
     }
 
+    #[inline]
     pub(super) const fn slot_at(&self, slot: u8) -> usize {
         slot as usize * self.stride as usize
     }
 
     /// Where the payload of `slot` begins.
+    #[inline]
     pub(super) const fn payload_at(&self, slot: u8) -> usize {
         self.slot_at(slot) + self.h_bytes as usize
     }
 
     /// The stored bits of `h` of `slot`.
+    #[inline]
     pub(super) fn stored_h(&self, line: &Line, slot: u8) -> u64 {
         word_at(line, self.slot_at(slot)) & self.mask()
     }
@@ -135,6 +140,7 @@ impl SlotSpec {
     }
 
     /// Byte offset of the record of `slot`, from the base in the trailer. The shape is not inline.
+    #[inline]
     pub(super) fn record_at(&self, line: &Line, slot: u8) -> u64 {
         let trailer = Self::trailer_of(self.shape);
         if self.shape == Shape::Dense {
@@ -175,6 +181,7 @@ fn word_at(line: &Line, at: usize) -> u64 {
     u64::from_le_bytes(*line[at..].first_chunk().expect("words are read within the line"))
 }
 
+#[inline]
 fn u32_at(line: &Line, at: usize) -> u32 {
     u32::from_le_bytes(*line[at..].first_chunk().expect("numbers are read within the line"))
 }

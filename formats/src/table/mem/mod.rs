@@ -39,6 +39,7 @@
 //! **Sorted parts** (probe 1) have no buckets: slots store all of `h`, lines are filled one after the other, and a lookup
 //! is a binary search. No distribution of keys defeats them.
 
+mod batch;
 mod build;
 mod geometry;
 mod iter;
@@ -46,6 +47,7 @@ mod layout;
 mod line;
 mod lookup;
 
+pub use batch::{IndexLine, LineFormat};
 pub use build::{MemBuilder, build_part};
 pub use geometry::Geometry;
 pub use iter::Records;
