@@ -6,6 +6,8 @@
 //!     mem    batch lookups in memory tables     limit: prefetched gather     rival: hashbrown
 //! ```
 
+#![allow(clippy::cast_precision_loss, reason = "ratios need no more than 52 bits")]
+
 pub mod machine;
 pub mod mem;
 pub mod report;

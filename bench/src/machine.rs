@@ -1,6 +1,7 @@
 //! Where a benchmark ran: figures mean little without it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use fkv_env::Files;
 use serde::Serialize;
@@ -47,6 +48,23 @@ impl Machine {
             transparent_huge_pages: text("/sys/kernel/mm/transparent_hugepage/enabled").trim().to_owned(),
         }
     }
+}
+
+/// CPU time of this thread so far.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    cpu(rustix::time::ClockId::ThreadCPUTime)
+}
+
+/// CPU time of this process so far, in user and kernel mode.
+#[must_use]
+pub fn process_cpu() -> Duration {
+    cpu(rustix::time::ClockId::ProcessCPUTime)
+}
+
+fn cpu(clock: rustix::time::ClockId) -> Duration {
+    let time = rustix::time::clock_gettime(clock);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn read_special(files: &dyn Files, path: &Path) -> String {

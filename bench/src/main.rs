@@ -28,6 +28,9 @@ struct Options {
     /// A smaller data set; ends within two minutes.
     #[arg(long)]
     quick: bool,
+    /// Another number of keys than the suite's own, to try things out.
+    #[arg(long, value_name = "N")]
+    keys: Option<usize>,
     /// Also write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -51,7 +54,7 @@ fn run(cli: &Cli) -> Result<Report, String> {
     let env = Env::real(0).map_err(|error| format!("cannot start threads: {error}"))?;
     let Suite::Mem(options) = &cli.suite;
     let mut report = Report::new("mem", Machine::detect(env.files.as_ref()), commit());
-    mem::run(&env, options.quick, &mut report)?;
+    mem::run(&env, options.quick, options.keys, &mut report)?;
     if let Some(path) = &options.json {
         let json = serde_json::to_vec_pretty(&report).map_err(|error| error.to_string())?;
         env.files.write_durably(path, &json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;

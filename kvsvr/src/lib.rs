@@ -18,6 +18,8 @@ mod image;
 mod ledger;
 mod load;
 mod lookup;
+#[doc(hidden)]
+pub mod measure;
 mod report;
 mod server;
 mod service;

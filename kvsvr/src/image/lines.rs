@@ -176,13 +176,19 @@ impl<'a> Home<'a> {
         // SAFETY: as for `line`.
         unsafe { &*self.line.add(1) }
     }
+
+    /// One of them, without a branch.
+    #[inline(always)]
+    pub(crate) fn line_or_next(self, is_next: bool) -> &'a IndexLine {
+        // SAFETY: as for `line`.
+        unsafe { &*self.line.add(usize::from(is_next)) }
+    }
 }
 
 /// The word of lines at an address; `None` if either number is too large for it.
 fn word(lines: *const IndexLine, buckets: u32) -> Option<u64> {
     let address = lines.expose_provenance() as u64;
-    let fits = address.is_multiple_of(LINE_BYTES as u64)
-        && address >> (ADDRESS_BITS - 1) == 0
-        && u64::from(buckets) <= BUCKETS_MASK;
+    let fits =
+        address.is_multiple_of(LINE_BYTES as u64) && address >> ADDRESS_BITS == 0 && u64::from(buckets) <= BUCKETS_MASK;
     fits.then_some(address / LINE_BYTES as u64 * (1 << BUCKET_BITS) | u64::from(buckets))
 }

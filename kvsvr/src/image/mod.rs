@@ -196,6 +196,11 @@ impl Image {
         self.base.groups.iter().map(|group| group.reserved_bytes()).sum()
     }
 
+    /// The memory it is made of.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.base.groups.iter().map(AsRef::as_ref)
+    }
+
     /// The index lines of its parts, as lookups read them.
     #[inline]
     pub(crate) const fn lines(&self) -> &Lines {

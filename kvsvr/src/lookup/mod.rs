@@ -21,11 +21,13 @@ use fkv_formats::hash::{hash_bytes, hash_u64};
 use fkv_formats::record::Key;
 use fkv_formats::route::part_of;
 use fkv_rpc::packed::{
-    KeyStatus, Keys, ReplyHeader, ReplyWriter, Request, Section, SectionLabel, SectionStatus, reply_section_bytes,
+    KeyStatus, Keys, ReplyHeader, ReplyTooLarge, ReplyWriter, Request, Section, SectionLabel, SectionStatus,
+    reply_section_bytes,
 };
 
-use self::form::Conversion;
-use self::pipeline::{Answer, Batch};
+pub(crate) use self::form::Conversion;
+use self::pipeline::Answer;
+pub(crate) use self::pipeline::Batch;
 use crate::image::{Entry, Image, PartSet, Picture};
 
 /// How far ahead of this server's clock `read_ts` may be.
@@ -68,10 +70,7 @@ fn expected_bytes(section: &Section<'_>, picture: &Picture) -> usize {
     let Some(entry) = picture.tables.get(&section.header.table) else { return reply_section_bytes_refused() };
     let keys = section.keys.len();
     match Conversion::new(&entry.served.schema, section.header.form) {
-        Ok(Conversion { reply_type, .. }) => {
-            let varying = if reply_type.fixed_width().is_none() { keys * value_bytes_expected(entry) } else { 0 };
-            reply_section_bytes(reply_type, keys) + varying
-        }
+        Ok(conversion) => conversion.reply_bytes(keys, value_bytes_expected(entry)),
         Err(_) => reply_section_bytes_refused(),
     }
 }
@@ -119,17 +118,26 @@ fn answer_section(
     if let Some(status) = nothing_here(image, &picture.owned, &hashes) {
         return refuse(writer, status);
     }
-    let label = pair.label(table, Some(held));
     let batch = Batch { image, hashes: &hashes, as_of: image.as_of(), read_ts_s };
-    let keys = section.keys;
+    if answer_keys(writer, pair.label(table, Some(held)), section.keys, batch, conversion).is_err() {
+        refuse(writer, SectionStatus::ReplyTooLarge);
+    }
+}
+
+/// Answers all keys of a section, or refuses it if that fails on the way; an error leaves nothing in the reply.
+pub(crate) fn answer_keys(
+    writer: &mut ReplyWriter,
+    label: SectionLabel,
+    keys: Keys<'_>,
+    batch: Batch<'_>,
+    conversion: Conversion,
+) -> Result<(), ReplyTooLarge> {
     let key = |index: usize| match keys {
         Keys::U64(keys) => Key::U64(keys.get(index)),
         Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
     };
     if conversion.reply_type.fixed_width().is_some() {
-        let Ok(mut dense) = writer.dense(label, conversion.reply_type, hashes.len()) else {
-            return refuse(writer, SectionStatus::ReplyTooLarge);
-        };
+        let mut dense = writer.dense(label, conversion.reply_type, keys.len())?;
         let width = conversion.reply_type.fixed_width().filter(|width| conversion.copies() && batch.is_plain(*width));
         let outcome = if width.is_some() {
             batch.fill(key, &mut dense)
@@ -148,9 +156,7 @@ fn answer_section(
             Err(status) => dense.refuse(status),
         }
     } else {
-        let Ok(mut variable) = writer.variable(label, hashes.len()) else {
-            return refuse(writer, SectionStatus::ReplyTooLarge);
-        };
+        let mut variable = writer.variable(label, keys.len())?;
         let outcome = batch.run(key, |answer| match answer {
             Answer::Found(stored) => variable.found(stored).map_err(|_| SectionStatus::ReplyTooLarge),
             Answer::Missing(status) => {
@@ -163,6 +169,7 @@ fn answer_section(
             Err(status) => variable.refuse(status),
         }
     }
+    Ok(())
 }
 
 /// Whether the CPU has the wide instructions that lookups use where they can.
@@ -185,7 +192,7 @@ fn is_wide() -> bool {
     false
 }
 
-fn hash(keys: Keys<'_>) -> Vec<u64> {
+pub(crate) fn hash(keys: Keys<'_>) -> Vec<u64> {
     match keys {
         Keys::U64(keys) => keys.iter().map(hash_u64).collect(),
         Keys::Bytes(keys) => keys.iter().map(hash_bytes).collect(),

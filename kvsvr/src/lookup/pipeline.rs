@@ -114,8 +114,12 @@ impl<'a> Batch<'a> {
     fn pass<S: Sink<'a>>(&self, format: LineFormat, sink: S) -> Result<(), SectionStatus> {
         #[cfg(target_arch = "x86_64")]
         {
-            if let Some(permuted) = Permuted::new(format) {
+            if let Some(permuted) = Permuted::<false>::new(format) {
                 // SAFETY: `Permuted::new` gives a value only if the CPU has all that `pass_wide` enables.
+                return unsafe { pass_wide(self.image.lines(), self.hashes, format, permuted, sink) };
+            }
+            if let Some(permuted) = Permuted::<true>::new(format) {
+                // SAFETY: as above.
                 return unsafe { pass_wide(self.image.lines(), self.hashes, format, permuted, sink) };
             }
             if let Some(pairs) = Pairs::new(&format) {
@@ -194,7 +198,7 @@ where
 {
     const READS_RECORDS: bool = true;
 
-    #[inline]
+    #[inline(always)]
     fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus> {
         let (batch, format) = (self.batch, self.format);
         for offset in 0..window.count {
@@ -240,7 +244,7 @@ struct Plain<'b, 'd, 'w, 'a, K, const WIDTH: usize> {
 impl<'a, 'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Sink<'a> for Plain<'_, '_, '_, 'a, K, WIDTH> {
     const READS_RECORDS: bool = false;
 
-    #[inline]
+    #[inline(always)]
     fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus> {
         if window.slow != 0 {
             return self.mixed(window);
@@ -300,11 +304,11 @@ impl<'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Plain<'_, '_, '_, '_, K, W
 /// The CPU must have what is enabled: [`super::is_wide`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn pass_wide<'a, S: Sink<'a>>(
+fn pass_wide<'a, P: Probe, S: Sink<'a>>(
     lines: &'a Lines,
     hashes: &[u64],
     format: LineFormat,
-    permuted: Permuted,
+    permuted: P,
     sink: S,
 ) -> Result<(), SectionStatus> {
     pass(lines, hashes, format, permuted, sink)
@@ -383,48 +387,72 @@ fn compare<'a, P: Probe>(
     compared: &[u64],
 ) {
     let (new, old) = (step % RING, step.wrapping_sub(1) % RING);
-    let mask = format.mask();
-    let (mut found, mut queued) = (0, 0);
     let [homes, old_homes] = ring.homes.get_disjoint_mut([new, old]).expect("two windows of the ring");
-    let (old_lines, old_slots, queue) = (&mut ring.lines[old], &mut ring.slots[old], &mut ring.queue[old]);
-    let mut ask = |offset: usize, h: u64| {
-        let home = lines.home(h);
-        home.prefetch();
-        homes[offset] = home;
+    let mut comparison = Comparison {
+        homes: old_homes,
+        lines: &mut ring.lines[old],
+        slots: &mut ring.slots[old],
+        queue: &mut ring.queue[old],
+        found: 0,
+        queued: 0,
     };
-    let mut look = |offset: usize, h: u64| {
-        let home = old_homes[offset];
-        let wanted = h & mask;
-        let slots = probe.slots(home.line(), home.next(), wanted);
-        // Slots not in use are zero; what seems to match them is looked up with care.
-        let hit = (slots != 0) & !format.is_vague(wanted);
-        let goes_on = (LineFormat::reach(home.line()) >= REACH_BEYOND) & (slots == 0) | format.is_vague(wanted);
-        let slot = slots.trailing_zeros();
-        old_lines[offset] = if slot >= NEXT { home.next() } else { home.line() };
-        old_slots[offset] = (slot % NEXT) as u8;
-        found |= u64::from(hit) << offset;
-        queue[queued % WINDOW] = offset as u8;
-        queued += usize::from(goes_on);
-    };
+    let mask = format.mask();
     // Only the last window asked for is shorter than the one before it.
     let both = asked.len().min(compared.len()).min(WINDOW);
     for offset in 0..both {
-        look(offset, compared[offset]);
-        ask(offset, asked[offset]);
+        comparison.look(format, probe, offset, compared[offset], mask);
+        ask(lines, homes, offset, asked[offset]);
     }
-    for (offset, h) in compared.iter().enumerate().take(WINDOW).skip(both) {
-        look(offset, *h);
+    for offset in both..compared.len().min(WINDOW) {
+        comparison.look(format, probe, offset, compared[offset], mask);
     }
-    for (offset, h) in asked.iter().enumerate().take(WINDOW).skip(both) {
-        ask(offset, *h);
+    for offset in both..asked.len().min(WINDOW) {
+        ask(lines, homes, offset, asked[offset]);
     }
-    for offset in &queue[..queued.min(WINDOW)] {
+    let Comparison { found, queued, .. } = comparison;
+    for offset in &ring.queue[old][..queued.min(WINDOW)] {
         let home = old_homes[usize::from(*offset) % WINDOW];
         for ahead in REACH_BEYOND..=LineFormat::reach(home.line()) {
             home.prefetch_behind(ahead);
         }
     }
     (ring.found[old], ring.queued[old]) = (found, queued);
+}
+
+#[inline(always)]
+fn ask<'a>(lines: &'a Lines, homes: &mut [Home<'a>; WINDOW], offset: usize, h: u64) {
+    let home = lines.home(h);
+    home.prefetch();
+    homes[offset] = home;
+}
+
+/// A window being compared.
+struct Comparison<'r, 'a> {
+    homes: &'r [Home<'a>; WINDOW],
+    lines: &'r mut [&'a IndexLine; WINDOW],
+    slots: &'r mut [u8; WINDOW],
+    queue: &'r mut [u8; WINDOW],
+    found: u64,
+    queued: usize,
+}
+
+impl Comparison<'_, '_> {
+    #[inline(always)]
+    fn look<P: Probe>(&mut self, format: LineFormat, probe: P, offset: usize, h: u64, mask: u64) {
+        let home = self.homes[offset];
+        let wanted = h & mask;
+        let slots = probe.slots(home.line(), home.next(), wanted);
+        // Slots not in use are zero; what seems to match them is looked up with care.
+        let is_vague = format.is_vague(wanted);
+        let hit = (slots != 0) & !is_vague;
+        let goes_on = (LineFormat::reach(home.line()) >= REACH_BEYOND) & (slots == 0) | is_vague;
+        let slot = slots.trailing_zeros();
+        self.lines[offset] = home.line_or_next(slot >= NEXT);
+        self.slots[offset] = (slot % NEXT) as u8;
+        self.found |= u64::from(hit) << offset;
+        self.queue[self.queued % WINDOW] = offset as u8;
+        self.queued = self.queued.wrapping_add(usize::from(goes_on));
+    }
 }
 
 /// Looks for the queued keys of the window at `at` in the lines behind the next one.

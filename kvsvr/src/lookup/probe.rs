@@ -86,9 +86,9 @@ mod x86 {
         }
     }
 
-    /// Any slots; the first eight by one permutation, more word by word.
+    /// Any slots; the first eight by one permutation, `MORE` of them word by word.
     #[derive(Clone, Copy, Debug)]
-    pub(in super::super) struct Permuted {
+    pub(in super::super) struct Permuted<const MORE: bool> {
         /// Byte `i` of lane `s`: where byte `i` of the stored bits of slot `s` is.
         bytes: __m512i,
         /// The bytes of the lanes that are stored.
@@ -97,10 +97,10 @@ mod x86 {
         format: LineFormat,
     }
 
-    impl Permuted {
-        /// `None` if the CPU lacks an instruction that this needs.
+    impl<const MORE: bool> Permuted<MORE> {
+        /// `None` if lines have more slots than lanes, or not, or if the CPU lacks an instruction that this needs.
         pub(in super::super) fn new(format: LineFormat) -> Option<Self> {
-            if !super::super::is_wide() {
+            if (format.slots() > 8) != MORE || !super::super::is_wide() {
                 return None;
             }
             let lanes = usize::from(format.slots()).min(8);
@@ -130,11 +130,11 @@ mod x86 {
         }
     }
 
-    impl Probe for Permuted {
+    impl<const MORE: bool> Probe for Permuted<MORE> {
         #[inline(always)]
         fn slots(self, home: &IndexLine, next: &IndexLine, wanted: u64) -> u32 {
             let mut slots = self.line(home, wanted) | self.line(next, wanted) << NEXT;
-            if self.format.slots() > 8 {
+            if MORE {
                 for slot in 8..self.format.slots() {
                     slots |= u32::from(self.format.holds(home, slot, wanted)) << slot;
                     slots |= u32::from(self.format.holds(next, slot, wanted)) << (NEXT + u32::from(slot));
@@ -201,7 +201,10 @@ mod tests {
                         if let Some(pairs) = Pairs::new(&format) {
                             assert_eq!(pairs.slots(&lines[0], &lines[1], wanted), plain, "{format:?}");
                         }
-                        if let Some(permuted) = Permuted::new(format) {
+                        if let Some(permuted) = Permuted::<false>::new(format) {
+                            assert_eq!(permuted.slots(&lines[0], &lines[1], wanted), plain, "{format:?}");
+                        }
+                        if let Some(permuted) = Permuted::<true>::new(format) {
                             assert_eq!(permuted.slots(&lines[0], &lines[1], wanted), plain, "{format:?}");
                         }
                     }

@@ -196,6 +196,7 @@ struct Cursor<'w> {
 
 impl Cursor<'_> {
     /// Notes the next key's status.
+    #[inline]
     fn note(&mut self, status: KeyStatus) {
         assert!(self.next < self.keys, "one status per key");
         self.writer.buffer[self.statuses_at + self.next / 4] |= status.bits() << (self.next % 4 * 2);
@@ -203,6 +204,7 @@ impl Cursor<'_> {
     }
 
     /// Notes the status of the next `keys` keys: found where `found` has a bit, else absent.
+    #[inline]
     fn note_found(&mut self, keys: usize, found: u64) {
         /// Two bits a key for four keys.
         const STATUSES: [u8; 16] = {
@@ -359,6 +361,7 @@ impl VariableWriter<'_> {
     }
 
     /// Notes where the values written so far end, for the next key.
+    #[inline]
     fn end(&mut self) {
         assert!(self.cursor.next < self.cursor.keys, "one status per key");
         let end = u32_of(self.cursor.writer.buffer.len() - self.values_at);

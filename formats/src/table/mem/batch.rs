@@ -22,48 +22,56 @@ pub struct LineFormat {
 
 impl LineFormat {
     /// Where values are.
+    #[inline]
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.spec.shape
     }
 
     /// Type of the keys.
+    #[inline]
     #[must_use]
     pub const fn key_type(&self) -> KeyType {
         self.spec.key
     }
 
     /// Whether records carry expiry times.
+    #[inline]
     #[must_use]
     pub const fn has_expiry(&self) -> bool {
         self.spec.ttl
     }
 
     /// Bytes of every stored value, if they are of one width.
+    #[inline]
     #[must_use]
     pub fn value_width(&self) -> Option<usize> {
         (self.spec.width != crate::table::WIDTH_VARIES).then_some(self.spec.width as usize)
     }
 
     /// Bytes from one slot to the next; the first begins the line with its low bytes of `h`.
+    #[inline]
     #[must_use]
     pub const fn stride(&self) -> usize {
         self.spec.stride as usize
     }
 
     /// Bytes of `h` in a slot; behind them is the payload.
+    #[inline]
     #[must_use]
     pub const fn h_bytes(&self) -> usize {
         self.spec.h_bytes as usize
     }
 
     /// Slots of a line, at most 14.
+    #[inline]
     #[must_use]
     pub const fn slots(&self) -> u8 {
         self.spec.slots
     }
 
     /// The bits of `h` that slots store.
+    #[inline]
     #[must_use]
     pub const fn mask(&self) -> u64 {
         self.spec.mask()

@@ -6,7 +6,6 @@
 //!                                   └─▶ absent   (prefetch next_line)
 //! ```
 
-use crate::error::FormatError;
 use crate::record::{Input, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX};
 use crate::schema::KeyType;
 use crate::table::WIDTH_VARIES;
@@ -250,7 +249,7 @@ impl MemLayout {
 #[inline]
 pub(super) fn read_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
     if spec.shape == Shape::Heap {
-        return heap_record(spec, bytes).ok();
+        return heap_record(spec, bytes);
     }
     let (value, rest) = bytes.split_at_checked(spec.width as usize)?;
     let expiry = if spec.ttl { u32::from_le_bytes(*rest.first_chunk()?) } else { 0 };
@@ -258,16 +257,40 @@ pub(super) fn read_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [
 }
 
 #[inline]
-fn heap_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Result<(&'a [u8], Found<'a>), FormatError> {
-    let mut input = Input::new("memory record", bytes);
-    let expiry = if spec.ttl { input.u32()? } else { 0 };
+fn heap_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
+    let mut rest = bytes;
+    let mut expiry = 0;
+    if spec.ttl {
+        let (first, behind) = rest.split_first_chunk()?;
+        (expiry, rest) = (u32::from_le_bytes(*first), behind);
+    }
     let key = match spec.key {
         KeyType::U64 => &[],
-        KeyType::Bytes => input.blob(KEY_BYTES_MAX)?,
+        KeyType::Bytes => blob(&mut rest, KEY_BYTES_MAX)?,
     };
     let value = match spec.width {
-        WIDTH_VARIES => input.blob(VALUE_BYTES_MAX)?,
-        width => input.take(width as usize)?,
+        WIDTH_VARIES => blob(&mut rest, VALUE_BYTES_MAX)?,
+        width => rest.get(..width as usize)?,
     };
-    Ok((key, Found { value, expiry, tombstone: false }))
+    Some((key, Found { value, expiry, tombstone: false }))
+}
+
+/// Takes a length and that many bytes from the beginning of `rest`.
+#[inline]
+fn blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
+    let (&first, behind) = rest.split_first()?;
+    if first >= 0x80 || usize::from(first) > max {
+        return long_blob(rest, max);
+    }
+    let (taken, behind) = behind.split_at_checked(usize::from(first))?;
+    *rest = behind;
+    Some(taken)
+}
+
+/// [`blob`] where the length takes more than a byte.
+fn long_blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
+    let mut input = Input::new("memory record", rest);
+    let taken = input.blob(max).ok()?;
+    *rest = input.rest();
+    Some(taken)
 }

@@ -1,0 +1,78 @@
+//! What benchmarks call: the server's own lookup and load, without the service around them. Not an interface.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fkv_env::{Env, TaskHandle};
+use fkv_formats::id::{ContentId, Epoch, Part, TableUid, Version};
+use fkv_formats::schema::Schema;
+use fkv_formats::table::mem::MemLayout;
+use fkv_rpc::packed::{ReplyHeader, ReplyWriter, Request, SectionLabel, Shown, ValueForm};
+
+use crate::image::arena::ArenaBuilder;
+use crate::image::{Group, Image, ImageBuilder, Placed, Reaper};
+use crate::ledger::Ledger;
+use crate::lookup::{Batch, Conversion, answer_keys, hash};
+
+const CONTENT: ContentId = ContentId([1; 32]);
+const REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// An image in memory as a server holds it.
+#[derive(Debug)]
+pub struct Table {
+    schema: Schema,
+    image: Image,
+    _reaper: TaskHandle,
+}
+
+impl Table {
+    /// An image of parts: their layouts, and what they are in memory.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn new(env: &Env, schema: Schema, parts: &[(Part, MemLayout, Vec<u8>)]) -> std::io::Result<Self> {
+        let (reaper, task) = Reaper::start(env);
+        let ledger = Ledger::new(u64::MAX, 0);
+        let lens: Vec<usize> = parts.iter().map(|(_, _, bytes)| bytes.len()).collect();
+        let mut arena = ArenaBuilder::new(lens.iter().sum())?;
+        for (mut region, (_, _, bytes)) in arena.regions(&lens).into_iter().zip(parts) {
+            region.copy_from_slice(bytes);
+        }
+        let reservation = ledger.reserve(0, 0).map_err(std::io::Error::other)?;
+        let group = Arc::new(Group::new(arena.freeze()?, reservation, reaper));
+        let mut start = 0;
+        let placed = parts.iter().map(|(part, layout, bytes)| {
+            let placed = Placed { group: 0, start, len: bytes.len(), layout: *layout };
+            start += bytes.len();
+            (*part, placed)
+        });
+        let mut builder = ImageBuilder::new(CONTENT, Version(1), 0);
+        builder.add_group(group, placed.collect::<Vec<_>>());
+        Ok(Self { schema, image: builder.finish(), _reaper: task })
+    }
+
+    /// The memory of the parts' images.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.image.groups().next().map_or(&[], Group::bytes)
+    }
+
+    /// Answers the first section of a request, from its keys to the finished body of the reply.
+    ///
+    /// # Panics
+    /// If the section is not of this table's schema.
+    #[must_use]
+    pub fn answer(&self, request: &Request) -> Bytes {
+        let section = request.sections().next().expect("a request has a section");
+        let header = ReplyHeader { generation: 1, server_ms: 1 };
+        let conversion = Conversion::new(&self.schema, ValueForm::Native).expect("the native form is always there");
+        let keys = section.keys;
+        let shown = Shown { version: Version(1), content: CONTENT, epoch: Epoch(1) };
+        let label = SectionLabel { served: Some(shown), ..SectionLabel::unknown(TableUid(1)) };
+        let mut writer = ReplyWriter::new(header, conversion.reply_bytes(keys.len(), 128), REPLY_BYTES_MAX);
+        let hashes = hash(keys);
+        let batch = Batch { image: &self.image, hashes: &hashes, as_of: 0, read_ts_s: 0 };
+        answer_keys(&mut writer, label, keys, batch, conversion).expect("the reply is small");
+        writer.finish()
+    }
+}
