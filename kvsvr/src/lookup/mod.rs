@@ -18,7 +18,7 @@ mod probe;
 pub(crate) use self::prefetch::prefetch_line;
 use bytes::Bytes;
 use fkv_formats::hash::{hash_bytes, hash_u64};
-use fkv_formats::record::Key;
+use fkv_formats::id::Part;
 use fkv_formats::route::part_of;
 use fkv_rpc::packed::{
     KeyStatus, Keys, ReplyHeader, ReplyTooLarge, ReplyWriter, Request, Section, SectionLabel, SectionStatus,
@@ -107,19 +107,19 @@ fn answer_section(
         Ok(conversion) => conversion,
         Err(status) => return refuse(writer, status),
     };
-    let hashes = hash(section.keys);
+    let keys = section.keys;
     let held = match pair.select(section.header.selector, canary) {
         Ok(held) => held,
         Err(status) => {
-            return refuse(writer, if ours(&picture.owned, &hashes) { status } else { SectionStatus::WrongTopology });
+            return refuse(writer, if ours(&picture.owned, keys) { status } else { SectionStatus::WrongTopology });
         }
     };
     let image = held.image.as_ref();
-    if let Some(status) = nothing_here(image, &picture.owned, &hashes) {
+    if let Some(status) = nothing_here(image, &picture.owned, keys) {
         return refuse(writer, status);
     }
-    let batch = Batch { image, hashes: &hashes, as_of: image.as_of(), read_ts_s };
-    if answer_keys(writer, pair.label(table, Some(held)), section.keys, batch, conversion).is_err() {
+    let batch = Batch { image, keys, as_of: image.as_of(), read_ts_s };
+    if answer_keys(writer, pair.label(table, Some(held)), batch, conversion).is_err() {
         refuse(writer, SectionStatus::ReplyTooLarge);
     }
 }
@@ -128,21 +128,16 @@ fn answer_section(
 pub(crate) fn answer_keys(
     writer: &mut ReplyWriter,
     label: SectionLabel,
-    keys: Keys<'_>,
     batch: Batch<'_>,
     conversion: Conversion,
 ) -> Result<(), ReplyTooLarge> {
-    let key = |index: usize| match keys {
-        Keys::U64(keys) => Key::U64(keys.get(index)),
-        Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
-    };
     if conversion.reply_type.fixed_width().is_some() {
-        let mut dense = writer.dense(label, conversion.reply_type, keys.len())?;
+        let mut dense = writer.dense(label, conversion.reply_type, batch.keys.len())?;
         let width = conversion.reply_type.fixed_width().filter(|width| conversion.copies() && batch.is_plain(*width));
         let outcome = if width.is_some() {
-            batch.fill(key, &mut dense)
+            batch.fill(&mut dense)
         } else {
-            batch.run(key, |answer| match answer {
+            batch.run(|answer| match answer {
                 Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
                 Answer::Found(_) => Err(SectionStatus::DataFault),
                 Answer::Missing(status) => {
@@ -156,8 +151,8 @@ pub(crate) fn answer_keys(
             Err(status) => dense.refuse(status),
         }
     } else {
-        let mut variable = writer.variable(label, keys.len())?;
-        let outcome = batch.run(key, |answer| match answer {
+        let mut variable = writer.variable(label, batch.keys.len())?;
+        let outcome = batch.run(|answer| match answer {
             Answer::Found(stored) => variable.found(stored).map_err(|_| SectionStatus::ReplyTooLarge),
             Answer::Missing(status) => {
                 variable.missing(status);
@@ -192,24 +187,27 @@ fn is_wide() -> bool {
     false
 }
 
-pub(crate) fn hash(keys: Keys<'_>) -> Vec<u64> {
-    match keys {
-        Keys::U64(keys) => keys.iter().map(hash_u64).collect(),
-        Keys::Bytes(keys) => keys.iter().map(hash_bytes).collect(),
-    }
+/// The parts of all keys.
+fn parts(keys: Keys<'_>) -> impl Iterator<Item = Part> {
+    let (numbers, names) = match keys {
+        Keys::U64(keys) => (Some(keys), None),
+        Keys::Bytes(keys) => (None, Some(keys)),
+    };
+    let numbers = numbers.into_iter().flat_map(|keys| keys.iter().map(hash_u64));
+    numbers.chain(names.into_iter().flat_map(|keys| keys.iter().map(hash_bytes))).map(part_of)
 }
 
 /// Why not one of the keys can be answered, if that is so.
-fn nothing_here(image: &Image, owned: &PartSet, hashes: &[u64]) -> Option<SectionStatus> {
-    if hashes.is_empty() || hashes.iter().any(|h| image.parts().contains(part_of(*h))) {
+fn nothing_here(image: &Image, owned: &PartSet, keys: Keys<'_>) -> Option<SectionStatus> {
+    if keys.is_empty() || parts(keys).any(|part| image.parts().contains(part)) {
         return None;
     }
-    Some(if ours(owned, hashes) { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
+    Some(if ours(owned, keys) { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
 }
 
 /// Whether one of the keys may rightly be asked for here; without keys, whether any may.
-fn ours(owned: &PartSet, hashes: &[u64]) -> bool {
-    if hashes.is_empty() { !owned.is_empty() } else { hashes.iter().any(|h| owned.contains(part_of(*h))) }
+fn ours(owned: &PartSet, keys: Keys<'_>) -> bool {
+    if keys.is_empty() { !owned.is_empty() } else { parts(keys).any(|part| owned.contains(part)) }
 }
 
 /// The status of a key whose part is not here.

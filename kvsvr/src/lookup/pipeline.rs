@@ -16,10 +16,11 @@
 //!
 //! No step has a branch that depends on where a key is; the keys that go on are queued with a store and an addition.
 
+use fkv_formats::hash::{hash_bytes, hash_u64};
 use fkv_formats::record::{Key, is_expired};
 use fkv_formats::route::part_of;
 use fkv_formats::table::mem::{Found, IndexLine, LineFormat, Shape};
-use fkv_rpc::packed::{DenseWriter, KeyStatus, SectionStatus};
+use fkv_rpc::packed::{DenseWriter, KeyStatus, Keys, SectionStatus};
 
 use super::NOT_HERE;
 use super::prefetch::prefetch_range;
@@ -48,27 +49,23 @@ pub(crate) enum Answer<'a> {
     Missing(KeyStatus),
 }
 
-/// The keys of a section, by their hashes, and what to look them up in.
+/// The keys of a section, and what to look them up in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
     pub(crate) image: &'a Image,
-    pub(crate) hashes: &'a [u64],
+    pub(crate) keys: Keys<'a>,
     pub(crate) as_of: u32,
     pub(crate) read_ts_s: u32,
 }
 
 impl<'a> Batch<'a> {
     /// Calls `sink` with the answer of every key, in order, until it objects.
-    pub(crate) fn run<'k>(
-        &self,
-        key: impl Fn(usize) -> Key<'k>,
-        sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>,
-    ) -> Result<(), SectionStatus> {
+    pub(crate) fn run(&self, sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>) -> Result<(), SectionStatus> {
         match self.image.lines().format() {
-            Some(format) => self.pass(format, One { batch: self, format, key, sink }),
+            Some(format) => self.pass(format, One { batch: self, format, sink }),
             None => {
-                let mut one = One { batch: self, format: (), key, sink };
-                (0..self.hashes.len()).try_for_each(|index| one.slowly(index))
+                let mut one = One { batch: self, format: (), sink };
+                (0..self.keys.len()).try_for_each(|index| one.slowly(index))
             }
         }
     }
@@ -82,19 +79,15 @@ impl<'a> Batch<'a> {
     }
 
     /// Answers every key of a plain batch.
-    pub(crate) fn fill<'k>(
-        &self,
-        key: impl Fn(usize) -> Key<'k>,
-        dense: &mut DenseWriter<'_>,
-    ) -> Result<(), SectionStatus> {
+    pub(crate) fn fill(&self, dense: &mut DenseWriter<'_>) -> Result<(), SectionStatus> {
         let Some(format) = self.image.lines().format() else { return Err(SectionStatus::DataFault) };
         let batch = self;
         match format.value_width() {
-            Some(4) => self.pass(format, Plain::<'_, '_, '_, '_, _, 4> { batch, format, key, dense }),
-            Some(8) => self.pass(format, Plain::<'_, '_, '_, '_, _, 8> { batch, format, key, dense }),
-            Some(2) => self.pass(format, Plain::<'_, '_, '_, '_, _, 2> { batch, format, key, dense }),
-            Some(16) => self.pass(format, Plain::<'_, '_, '_, '_, _, 16> { batch, format, key, dense }),
-            _ => self.run(key, |answer| {
+            Some(4) => self.pass(format, Plain::<'_, '_, '_, '_, 4> { batch, format, dense }),
+            Some(8) => self.pass(format, Plain::<'_, '_, '_, '_, 8> { batch, format, dense }),
+            Some(2) => self.pass(format, Plain::<'_, '_, '_, '_, 2> { batch, format, dense }),
+            Some(16) => self.pass(format, Plain::<'_, '_, '_, '_, 16> { batch, format, dense }),
+            _ => self.run(|answer| {
                 match answer {
                     Answer::Found(stored) => {
                         let value = dense.found();
@@ -116,22 +109,32 @@ impl<'a> Batch<'a> {
         {
             if let Some(permuted) = Permuted::<false>::new(format) {
                 // SAFETY: `Permuted::new` gives a value only if the CPU has all that `pass_wide` enables.
-                return unsafe { pass_wide(self.image.lines(), self.hashes, format, permuted, sink) };
+                return unsafe { pass_wide(self.image.lines(), self.keys, format, permuted, sink) };
             }
             if let Some(permuted) = Permuted::<true>::new(format) {
                 // SAFETY: as above.
-                return unsafe { pass_wide(self.image.lines(), self.hashes, format, permuted, sink) };
+                return unsafe { pass_wide(self.image.lines(), self.keys, format, permuted, sink) };
             }
             if let Some(pairs) = Pairs::new(&format) {
-                return pass(self.image.lines(), self.hashes, format, pairs, sink);
+                return pass(self.image.lines(), self.keys, format, pairs, sink);
             }
         }
-        pass(self.image.lines(), self.hashes, format, Words(format), sink)
+        pass(self.image.lines(), self.keys, format, Words(format), sink)
+    }
+
+    #[inline]
+    fn key(&self, index: usize) -> Key<'a> {
+        match self.keys {
+            Keys::U64(keys) => Key::U64(keys.get(index)),
+            Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
+        }
     }
 
     /// Looks one key up, whatever its part looks like.
     #[cold]
-    fn find(&self, h: u64, key: Key<'_>) -> Answer<'a> {
+    fn find(&self, index: usize) -> Answer<'a> {
+        let key = self.key(index);
+        let h = key.hash();
         match self.image.part(part_of(h)) {
             HeldPart::Not => NOT_HERE,
             HeldPart::Empty => Answer::Missing(KeyStatus::Absent),
@@ -162,6 +165,7 @@ struct Window<'w, 'a> {
     found: u64,
     /// Bit `i`: lines do not tell about key `i`.
     slow: u64,
+    hashes: &'w [u64; WINDOW],
     lines: &'w [&'a IndexLine; WINDOW],
     slots: &'w [u8; WINDOW],
 }
@@ -174,26 +178,23 @@ trait Sink<'a> {
 }
 
 /// Any values, one by one.
-struct One<'b, 'a, F, K, S> {
+struct One<'b, 'a, F, S> {
     batch: &'b Batch<'a>,
     format: F,
-    key: K,
     sink: S,
 }
 
-impl<'a, 'k, F, K, S> One<'_, 'a, F, K, S>
+impl<'a, F, S> One<'_, 'a, F, S>
 where
-    K: Fn(usize) -> Key<'k>,
     S: FnMut(Answer<'a>) -> Result<(), SectionStatus>,
 {
     fn slowly(&mut self, index: usize) -> Result<(), SectionStatus> {
-        (self.sink)(self.batch.find(self.batch.hashes[index], (self.key)(index)))
+        (self.sink)(self.batch.find(index))
     }
 }
 
-impl<'a, 'k, K, S> Sink<'a> for One<'_, 'a, LineFormat, K, S>
+impl<'a, S> Sink<'a> for One<'_, 'a, LineFormat, S>
 where
-    K: Fn(usize) -> Key<'k>,
     S: FnMut(Answer<'a>) -> Result<(), SectionStatus>,
 {
     const READS_RECORDS: bool = true;
@@ -211,13 +212,13 @@ where
                 (self.sink)(Answer::Missing(KeyStatus::Absent))?;
                 continue;
             }
-            let (line, slot, h) = (window.lines[offset], window.slots[offset], batch.hashes[index]);
+            let (line, slot, h) = (window.lines[offset], window.slots[offset], window.hashes[offset]);
             let found = if format.shape() == Shape::Inline {
                 format.inline_value(line, slot)
             } else {
                 let image = batch.image.lines().image(h);
                 let record = usize::try_from(format.record_at(line, slot)).ok().and_then(|at| image.get(at..));
-                match (record.and_then(|record| format.read_record(record)), (self.key)(index)) {
+                match (record.and_then(|record| format.read_record(record)), batch.key(index)) {
                     (Some((_, found)), Key::U64(_)) => Some(found),
                     (Some((stored, found)), Key::Bytes(key)) if stored == key => Some(found),
                     // Another key with the same bits: rare, and the search may go on further.
@@ -234,14 +235,13 @@ where
 }
 
 /// Values of `WIDTH` bytes that lie in index lines as they go into the reply.
-struct Plain<'b, 'd, 'w, 'a, K, const WIDTH: usize> {
+struct Plain<'b, 'd, 'w, 'a, const WIDTH: usize> {
     batch: &'b Batch<'a>,
     format: LineFormat,
-    key: K,
     dense: &'d mut DenseWriter<'w>,
 }
 
-impl<'a, 'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Sink<'a> for Plain<'_, '_, '_, 'a, K, WIDTH> {
+impl<'a, const WIDTH: usize> Sink<'a> for Plain<'_, '_, '_, 'a, WIDTH> {
     const READS_RECORDS: bool = false;
 
     #[inline(always)]
@@ -270,14 +270,14 @@ impl<'a, 'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Sink<'a> for Plain<'_,
     }
 }
 
-impl<'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Plain<'_, '_, '_, '_, K, WIDTH> {
+impl<const WIDTH: usize> Plain<'_, '_, '_, '_, WIDTH> {
     /// A window with keys that lines do not tell about.
     #[cold]
     fn mixed(&mut self, window: &Window<'_, '_>) -> Result<(), SectionStatus> {
         for offset in 0..window.count {
             let index = window.first + offset;
             let answer = if window.slow >> offset & 1 == 1 {
-                self.batch.find(self.batch.hashes[index], (self.key)(index))
+                self.batch.find(index)
             } else if window.found >> offset & 1 == 1 {
                 self.batch.judge(self.format.inline_value(window.lines[offset], window.slots[offset]))
             } else {
@@ -306,16 +306,17 @@ impl<'k, K: Fn(usize) -> Key<'k>, const WIDTH: usize> Plain<'_, '_, '_, '_, K, W
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
 fn pass_wide<'a, P: Probe, S: Sink<'a>>(
     lines: &'a Lines,
-    hashes: &[u64],
+    keys: Keys<'_>,
     format: LineFormat,
     permuted: P,
     sink: S,
 ) -> Result<(), SectionStatus> {
-    pass(lines, hashes, format, permuted, sink)
+    pass(lines, keys, format, permuted, sink)
 }
 
 /// What is known of the windows under way; that of window `w` at `w % RING`.
 struct Ring<'a> {
+    hashes: [[u64; WINDOW]; RING],
     homes: [[Home<'a>; WINDOW]; RING],
     lines: [[&'a IndexLine; WINDOW]; RING],
     slots: [[u8; WINDOW]; RING],
@@ -330,18 +331,17 @@ struct Ring<'a> {
 #[inline(always)]
 fn pass<'a, P: Probe, S: Sink<'a>>(
     lines: &'a Lines,
-    hashes: &[u64],
+    keys: Keys<'_>,
     format: LineFormat,
     probe: P,
     mut sink: S,
 ) -> Result<(), SectionStatus> {
-    let windows = hashes.len().div_ceil(WINDOW);
-    let window_of = |number: usize| {
-        let first = number * WINDOW;
-        &hashes[first..hashes.len().min(first + WINDOW)]
-    };
+    let count = keys.len();
+    let windows = count.div_ceil(WINDOW);
+    let count_of = |number: usize| if number < windows { (count - number * WINDOW).min(WINDOW) } else { 0 };
     let last_step = if S::READS_RECORDS { 3 } else { 2 };
     let mut ring = Ring {
+        hashes: [[0; WINDOW]; RING],
         homes: [[Home::nowhere(); WINDOW]; RING],
         lines: [[Home::nowhere().line(); WINDOW]; RING],
         slots: [[0; WINDOW]; RING],
@@ -351,28 +351,61 @@ fn pass<'a, P: Probe, S: Sink<'a>>(
         queued: [0; RING],
     };
     for step in 0..windows + last_step {
-        let asked = if step < windows { window_of(step) } else { &[] };
-        let compared = if (1..=windows).contains(&step) { window_of(step - 1) } else { &[] };
+        let asked = count_of(step);
+        if asked > 0 {
+            hash(keys, step * WINDOW, &mut ring.hashes[step % RING]);
+        }
+        let compared = if step >= 1 { count_of(step - 1) } else { 0 };
         compare(&mut ring, lines, format, probe, step, asked, compared);
         if step >= 2 && step - 2 < windows {
-            beyond(&mut ring, lines, format, probe, (step - 2) % RING, window_of(step - 2));
+            let at = (step - 2) % RING;
+            beyond(&mut ring, lines, format, probe, at);
             if S::READS_RECORDS && format.shape() != Shape::Inline {
-                ask_for_records(&ring, lines, format, (step - 2) % RING, window_of(step - 2));
+                ask_for_records(&ring, lines, format, at);
             }
         }
         if step >= last_step && step - last_step < windows {
             let (number, at) = (step - last_step, (step - last_step) % RING);
             sink.window(&Window {
                 first: number * WINDOW,
-                count: window_of(number).len(),
+                count: count_of(number),
                 found: ring.found[at],
                 slow: ring.slow[at],
+                hashes: &ring.hashes[at],
                 lines: &ring.lines[at],
                 slots: &ring.slots[at],
             })?;
         }
     }
     Ok(())
+}
+
+/// Hashes a window of keys from `first` on, as many as there are.
+#[inline(always)]
+fn hash(keys: Keys<'_>, first: usize, hashes: &mut [u64; WINDOW]) {
+    match keys {
+        Keys::U64(keys) => {
+            let packed = keys.packed().get(first..).unwrap_or_default();
+            match packed.first_chunk::<WINDOW>() {
+                // A loop of known length, which the compiler makes eight keys at a time.
+                Some(packed) => {
+                    for (h, key) in hashes.iter_mut().zip(packed) {
+                        *h = hash_u64(u64::from_le_bytes(*key));
+                    }
+                }
+                None => {
+                    for (h, key) in hashes.iter_mut().zip(packed) {
+                        *h = hash_u64(u64::from_le_bytes(*key));
+                    }
+                }
+            }
+        }
+        Keys::Bytes(keys) => {
+            for (h, index) in hashes.iter_mut().zip(first..keys.len()) {
+                *h = hash_bytes(keys.get(index));
+            }
+        }
+    }
 }
 
 /// Asks for the lines of the window of this `step`, and compares those of the window before.
@@ -383,11 +416,12 @@ fn compare<'a, P: Probe>(
     format: LineFormat,
     probe: P,
     step: usize,
-    asked: &[u64],
-    compared: &[u64],
+    asked: usize,
+    compared: usize,
 ) {
     let (new, old) = (step % RING, step.wrapping_sub(1) % RING);
     let [homes, old_homes] = ring.homes.get_disjoint_mut([new, old]).expect("two windows of the ring");
+    let (new_hashes, old_hashes) = (&ring.hashes[new], &ring.hashes[old]);
     let mut comparison = Comparison {
         homes: old_homes,
         lines: &mut ring.lines[old],
@@ -398,16 +432,16 @@ fn compare<'a, P: Probe>(
     };
     let mask = format.mask();
     // Only the last window asked for is shorter than the one before it.
-    let both = asked.len().min(compared.len()).min(WINDOW);
+    let both = asked.min(compared).min(WINDOW);
     for offset in 0..both {
-        comparison.look(format, probe, offset, compared[offset], mask);
-        ask(lines, homes, offset, asked[offset]);
+        comparison.look(format, probe, offset, old_hashes[offset], mask);
+        ask(lines, homes, offset, new_hashes[offset]);
     }
-    for offset in both..compared.len().min(WINDOW) {
-        comparison.look(format, probe, offset, compared[offset], mask);
+    for offset in both..compared.min(WINDOW) {
+        comparison.look(format, probe, offset, old_hashes[offset], mask);
     }
-    for offset in both..asked.len().min(WINDOW) {
-        ask(lines, homes, offset, asked[offset]);
+    for offset in both..asked.min(WINDOW) {
+        ask(lines, homes, offset, new_hashes[offset]);
     }
     let Comparison { found, queued, .. } = comparison;
     for offset in &ring.queue[old][..queued.min(WINDOW)] {
@@ -457,18 +491,11 @@ impl Comparison<'_, '_> {
 
 /// Looks for the queued keys of the window at `at` in the lines behind the next one.
 #[inline(always)]
-fn beyond<'a, P: Probe>(
-    ring: &mut Ring<'a>,
-    lines: &'a Lines,
-    format: LineFormat,
-    probe: P,
-    at: usize,
-    hashes: &[u64],
-) {
+fn beyond<'a, P: Probe>(ring: &mut Ring<'a>, lines: &'a Lines, format: LineFormat, probe: P, at: usize) {
     let mut slow = 0;
     for index in 0..ring.queued[at].min(WINDOW) {
         let offset = usize::from(ring.queue[at][index]) % WINDOW;
-        let (home, h) = (ring.homes[at][offset], hashes[offset]);
+        let (home, h) = (ring.homes[at][offset], ring.hashes[at][offset]);
         let wanted = h & format.mask();
         if format.is_vague(wanted) || lines.is_decoy(home) {
             slow |= 1 << offset;
@@ -494,9 +521,9 @@ fn beyond<'a, P: Probe>(
 
 /// Asks for the records of the keys found in the window at `at`.
 #[inline(always)]
-fn ask_for_records(ring: &Ring<'_>, lines: &Lines, format: LineFormat, at: usize, hashes: &[u64]) {
+fn ask_for_records(ring: &Ring<'_>, lines: &Lines, format: LineFormat, at: usize) {
     let len = format.value_width().unwrap_or(RECORD_BYTES_EXPECTED);
-    for (offset, h) in hashes.iter().enumerate().take(WINDOW) {
+    for (offset, h) in ring.hashes[at].iter().enumerate() {
         if ring.found[at] >> offset & 1 == 1 {
             let record = format.record_at(ring.lines[at][offset], ring.slots[at][offset]);
             prefetch_range(lines.image(*h), usize::try_from(record).unwrap_or(usize::MAX), len, RECORD_LINES_MAX);

@@ -212,6 +212,13 @@ impl<'a> U64Keys<'a> {
         self.packed.is_empty()
     }
 
+    /// All keys as they are packed, little-endian.
+    #[inline]
+    #[must_use]
+    pub fn packed(&self) -> &'a [[u8; 8]] {
+        self.packed
+    }
+
     /// Key `index`. Panics at or beyond [`Self::len`].
     #[inline]
     #[must_use]
