@@ -29,8 +29,10 @@ use super::probe::{NEXT, Probe, Words};
 use super::probe::{Pairs, Permuted};
 use crate::image::{HeldPart, Home, Image, Lines};
 
-/// Keys of a window: one bit of a word each.
-const WINDOW: usize = 64;
+/// Keys of a window where lookups read lines only: at most one per bit of a word.
+const LINES_WINDOW: usize = 64;
+/// Keys of a window where they read records too: what is under way must leave room in the first-level cache.
+const RECORDS_WINDOW: usize = 32;
 /// Windows under way.
 const RING: usize = 4;
 /// Most lines of one record to ask for: the hardware follows from there.
@@ -62,7 +64,10 @@ impl<'a> Batch<'a> {
     /// Calls `sink` with the answer of every key, in order, until it objects.
     pub(crate) fn run(&self, sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>) -> Result<(), SectionStatus> {
         match self.image.lines().format() {
-            Some(format) => self.pass(format, One { batch: self, format, sink }),
+            Some(format) if format.shape() == Shape::Inline => {
+                self.pass::<_, LINES_WINDOW>(format, One { batch: self, format, sink })
+            }
+            Some(format) => self.pass::<_, RECORDS_WINDOW>(format, One { batch: self, format, sink }),
             None => {
                 let mut one = One { batch: self, format: (), sink };
                 (0..self.keys.len()).try_for_each(|index| one.slowly(index))
@@ -83,10 +88,10 @@ impl<'a> Batch<'a> {
         let Some(format) = self.image.lines().format() else { return Err(SectionStatus::DataFault) };
         let batch = self;
         match format.value_width() {
-            Some(4) => self.pass(format, Plain::<'_, '_, '_, '_, 4> { batch, format, dense }),
-            Some(8) => self.pass(format, Plain::<'_, '_, '_, '_, 8> { batch, format, dense }),
-            Some(2) => self.pass(format, Plain::<'_, '_, '_, '_, 2> { batch, format, dense }),
-            Some(16) => self.pass(format, Plain::<'_, '_, '_, '_, 16> { batch, format, dense }),
+            Some(4) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 4> { batch, format, dense }),
+            Some(8) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 8> { batch, format, dense }),
+            Some(2) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 2> { batch, format, dense }),
+            Some(16) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 16> { batch, format, dense }),
             _ => self.run(|answer| {
                 match answer {
                     Answer::Found(stored) => {
@@ -104,7 +109,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Looks all keys up, in the way this CPU does it best.
-    fn pass<S: Sink<'a>>(&self, format: LineFormat, sink: S) -> Result<(), SectionStatus> {
+    fn pass<S: Sink<'a, W>, const W: usize>(&self, format: LineFormat, sink: S) -> Result<(), SectionStatus> {
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(permuted) = Permuted::<false>::new(format) {
@@ -157,7 +162,7 @@ impl<'a> Batch<'a> {
 }
 
 /// Where the keys of a window are.
-struct Window<'w, 'a> {
+struct Window<'w, 'a, const W: usize> {
     /// Index of the first.
     first: usize,
     count: usize,
@@ -165,16 +170,16 @@ struct Window<'w, 'a> {
     found: u64,
     /// Bit `i`: lines do not tell about key `i`.
     slow: u64,
-    hashes: &'w [u64; WINDOW],
-    lines: &'w [&'a IndexLine; WINDOW],
-    slots: &'w [u8; WINDOW],
+    hashes: &'w [u64; W],
+    lines: &'w [&'a IndexLine; W],
+    slots: &'w [u8; W],
 }
 
 /// What takes the windows, in order.
-trait Sink<'a> {
+trait Sink<'a, const W: usize> {
     /// Whether answers read more than lines.
     const READS_RECORDS: bool;
-    fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus>;
+    fn window(&mut self, window: &Window<'_, 'a, W>) -> Result<(), SectionStatus>;
 }
 
 /// Any values, one by one.
@@ -193,14 +198,14 @@ where
     }
 }
 
-impl<'a, S> Sink<'a> for One<'_, 'a, LineFormat, S>
+impl<'a, S, const W: usize> Sink<'a, W> for One<'_, 'a, LineFormat, S>
 where
     S: FnMut(Answer<'a>) -> Result<(), SectionStatus>,
 {
     const READS_RECORDS: bool = true;
 
     #[inline(always)]
-    fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus> {
+    fn window(&mut self, window: &Window<'_, 'a, W>) -> Result<(), SectionStatus> {
         let (batch, format) = (self.batch, self.format);
         for offset in 0..window.count {
             let index = window.first + offset;
@@ -241,11 +246,11 @@ struct Plain<'b, 'd, 'w, 'a, const WIDTH: usize> {
     dense: &'d mut DenseWriter<'w>,
 }
 
-impl<'a, const WIDTH: usize> Sink<'a> for Plain<'_, '_, '_, 'a, WIDTH> {
+impl<'a, const WIDTH: usize, const W: usize> Sink<'a, W> for Plain<'_, '_, '_, 'a, WIDTH> {
     const READS_RECORDS: bool = false;
 
     #[inline(always)]
-    fn window(&mut self, window: &Window<'_, 'a>) -> Result<(), SectionStatus> {
+    fn window(&mut self, window: &Window<'_, 'a, W>) -> Result<(), SectionStatus> {
         if window.slow != 0 {
             return self.mixed(window);
         }
@@ -273,7 +278,7 @@ impl<'a, const WIDTH: usize> Sink<'a> for Plain<'_, '_, '_, 'a, WIDTH> {
 impl<const WIDTH: usize> Plain<'_, '_, '_, '_, WIDTH> {
     /// A window with keys that lines do not tell about.
     #[cold]
-    fn mixed(&mut self, window: &Window<'_, '_>) -> Result<(), SectionStatus> {
+    fn mixed<const W: usize>(&mut self, window: &Window<'_, '_, W>) -> Result<(), SectionStatus> {
         for offset in 0..window.count {
             let index = window.first + offset;
             let answer = if window.slow >> offset & 1 == 1 {
@@ -304,7 +309,7 @@ impl<const WIDTH: usize> Plain<'_, '_, '_, '_, WIDTH> {
 /// The CPU must have what is enabled: [`super::is_wide`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn pass_wide<'a, P: Probe, S: Sink<'a>>(
+fn pass_wide<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
     lines: &'a Lines,
     keys: Keys<'_>,
     format: LineFormat,
@@ -315,21 +320,21 @@ fn pass_wide<'a, P: Probe, S: Sink<'a>>(
 }
 
 /// What is known of the windows under way; that of window `w` at `w % RING`.
-struct Ring<'a> {
-    hashes: [[u64; WINDOW]; RING],
-    homes: [[Home<'a>; WINDOW]; RING],
-    lines: [[&'a IndexLine; WINDOW]; RING],
-    slots: [[u8; WINDOW]; RING],
+struct Ring<'a, const W: usize> {
+    hashes: [[u64; W]; RING],
+    homes: [[Home<'a>; W]; RING],
+    lines: [[&'a IndexLine; W]; RING],
+    slots: [[u8; W]; RING],
     found: [u64; RING],
     slow: [u64; RING],
     /// Keys that go on behind the next line: offsets in the window.
-    queue: [[u8; WINDOW]; RING],
+    queue: [[u8; W]; RING],
     queued: [usize; RING],
 }
 
 /// Takes all keys through the steps.
 #[inline(always)]
-fn pass<'a, P: Probe, S: Sink<'a>>(
+fn pass<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
     lines: &'a Lines,
     keys: Keys<'_>,
     format: LineFormat,
@@ -337,23 +342,23 @@ fn pass<'a, P: Probe, S: Sink<'a>>(
     mut sink: S,
 ) -> Result<(), SectionStatus> {
     let count = keys.len();
-    let windows = count.div_ceil(WINDOW);
-    let count_of = |number: usize| if number < windows { (count - number * WINDOW).min(WINDOW) } else { 0 };
+    let windows = count.div_ceil(W);
+    let count_of = |number: usize| if number < windows { (count - number * W).min(W) } else { 0 };
     let last_step = if S::READS_RECORDS { 3 } else { 2 };
     let mut ring = Ring {
-        hashes: [[0; WINDOW]; RING],
-        homes: [[Home::nowhere(); WINDOW]; RING],
-        lines: [[Home::nowhere().line(); WINDOW]; RING],
-        slots: [[0; WINDOW]; RING],
+        hashes: [[0; W]; RING],
+        homes: [[Home::nowhere(); W]; RING],
+        lines: [[Home::nowhere().line(); W]; RING],
+        slots: [[0; W]; RING],
         found: [0; RING],
         slow: [0; RING],
-        queue: [[0; WINDOW]; RING],
+        queue: [[0; W]; RING],
         queued: [0; RING],
     };
     for step in 0..windows + last_step {
         let asked = count_of(step);
         if asked > 0 {
-            hash(keys, step * WINDOW, &mut ring.hashes[step % RING]);
+            hash(keys, step * W, &mut ring.hashes[step % RING]);
         }
         let compared = if step >= 1 { count_of(step - 1) } else { 0 };
         compare(&mut ring, lines, format, probe, step, asked, compared);
@@ -367,7 +372,7 @@ fn pass<'a, P: Probe, S: Sink<'a>>(
         if step >= last_step && step - last_step < windows {
             let (number, at) = (step - last_step, (step - last_step) % RING);
             sink.window(&Window {
-                first: number * WINDOW,
+                first: number * W,
                 count: count_of(number),
                 found: ring.found[at],
                 slow: ring.slow[at],
@@ -382,11 +387,11 @@ fn pass<'a, P: Probe, S: Sink<'a>>(
 
 /// Hashes a window of keys from `first` on, as many as there are.
 #[inline(always)]
-fn hash(keys: Keys<'_>, first: usize, hashes: &mut [u64; WINDOW]) {
+fn hash<const W: usize>(keys: Keys<'_>, first: usize, hashes: &mut [u64; W]) {
     match keys {
         Keys::U64(keys) => {
             let packed = keys.packed().get(first..).unwrap_or_default();
-            match packed.first_chunk::<WINDOW>() {
+            match packed.first_chunk::<W>() {
                 // A loop of known length, which the compiler makes eight keys at a time.
                 Some(packed) => {
                     for (h, key) in hashes.iter_mut().zip(packed) {
@@ -410,8 +415,8 @@ fn hash(keys: Keys<'_>, first: usize, hashes: &mut [u64; WINDOW]) {
 
 /// Asks for the lines of the window of this `step`, and compares those of the window before.
 #[inline(always)]
-fn compare<'a, P: Probe>(
-    ring: &mut Ring<'a>,
+fn compare<'a, P: Probe, const W: usize>(
+    ring: &mut Ring<'a, W>,
     lines: &'a Lines,
     format: LineFormat,
     probe: P,
@@ -432,20 +437,20 @@ fn compare<'a, P: Probe>(
     };
     let mask = format.mask();
     // Only the last window asked for is shorter than the one before it.
-    let both = asked.min(compared).min(WINDOW);
+    let both = asked.min(compared).min(W);
     for offset in 0..both {
         comparison.look(format, probe, offset, old_hashes[offset], mask);
         ask(lines, homes, offset, new_hashes[offset]);
     }
-    for offset in both..compared.min(WINDOW) {
+    for offset in both..compared.min(W) {
         comparison.look(format, probe, offset, old_hashes[offset], mask);
     }
-    for offset in both..asked.min(WINDOW) {
+    for offset in both..asked.min(W) {
         ask(lines, homes, offset, new_hashes[offset]);
     }
     let Comparison { found, queued, .. } = comparison;
-    for offset in &ring.queue[old][..queued.min(WINDOW)] {
-        let home = old_homes[usize::from(*offset) % WINDOW];
+    for offset in &ring.queue[old][..queued.min(W)] {
+        let home = old_homes[usize::from(*offset) % W];
         for ahead in REACH_BEYOND..=LineFormat::reach(home.line()) {
             home.prefetch_behind(ahead);
         }
@@ -454,23 +459,23 @@ fn compare<'a, P: Probe>(
 }
 
 #[inline(always)]
-fn ask<'a>(lines: &'a Lines, homes: &mut [Home<'a>; WINDOW], offset: usize, h: u64) {
+fn ask<'a, const W: usize>(lines: &'a Lines, homes: &mut [Home<'a>; W], offset: usize, h: u64) {
     let home = lines.home(h);
     home.prefetch();
     homes[offset] = home;
 }
 
 /// A window being compared.
-struct Comparison<'r, 'a> {
-    homes: &'r [Home<'a>; WINDOW],
-    lines: &'r mut [&'a IndexLine; WINDOW],
-    slots: &'r mut [u8; WINDOW],
-    queue: &'r mut [u8; WINDOW],
+struct Comparison<'r, 'a, const W: usize> {
+    homes: &'r [Home<'a>; W],
+    lines: &'r mut [&'a IndexLine; W],
+    slots: &'r mut [u8; W],
+    queue: &'r mut [u8; W],
     found: u64,
     queued: usize,
 }
 
-impl Comparison<'_, '_> {
+impl<const W: usize> Comparison<'_, '_, W> {
     #[inline(always)]
     fn look<P: Probe>(&mut self, format: LineFormat, probe: P, offset: usize, h: u64, mask: u64) {
         let home = self.homes[offset];
@@ -484,17 +489,23 @@ impl Comparison<'_, '_> {
         self.lines[offset] = home.line_or_next(slot >= NEXT);
         self.slots[offset] = (slot % NEXT) as u8;
         self.found |= u64::from(hit) << offset;
-        self.queue[self.queued % WINDOW] = offset as u8;
+        self.queue[self.queued % W] = offset as u8;
         self.queued = self.queued.wrapping_add(usize::from(goes_on));
     }
 }
 
 /// Looks for the queued keys of the window at `at` in the lines behind the next one.
 #[inline(always)]
-fn beyond<'a, P: Probe>(ring: &mut Ring<'a>, lines: &'a Lines, format: LineFormat, probe: P, at: usize) {
+fn beyond<'a, P: Probe, const W: usize>(
+    ring: &mut Ring<'a, W>,
+    lines: &'a Lines,
+    format: LineFormat,
+    probe: P,
+    at: usize,
+) {
     let mut slow = 0;
-    for index in 0..ring.queued[at].min(WINDOW) {
-        let offset = usize::from(ring.queue[at][index]) % WINDOW;
+    for index in 0..ring.queued[at].min(W) {
+        let offset = usize::from(ring.queue[at][index]) % W;
         let (home, h) = (ring.homes[at][offset], ring.hashes[at][offset]);
         let wanted = h & format.mask();
         if format.is_vague(wanted) || lines.is_decoy(home) {
@@ -521,7 +532,7 @@ fn beyond<'a, P: Probe>(ring: &mut Ring<'a>, lines: &'a Lines, format: LineForma
 
 /// Asks for the records of the keys found in the window at `at`.
 #[inline(always)]
-fn ask_for_records(ring: &Ring<'_>, lines: &Lines, format: LineFormat, at: usize) {
+fn ask_for_records<const W: usize>(ring: &Ring<'_, W>, lines: &Lines, format: LineFormat, at: usize) {
     let len = format.value_width().unwrap_or(RECORD_BYTES_EXPECTED);
     for (offset, h) in ring.hashes[at].iter().enumerate() {
         if ring.found[at] >> offset & 1 == 1 {

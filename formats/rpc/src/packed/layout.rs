@@ -128,17 +128,20 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The u32 at `at`, as a length.
+#[inline]
 pub(super) fn len_at(bytes: &[u8], at: usize) -> usize {
     // usize has at least 32 bits on every platform tokio runs on.
     usize::try_from(u32_at(bytes, at)).unwrap_or(usize::MAX)
 }
 
 /// Writes `field` at `at`; the caller has made the room.
+#[inline]
 pub(super) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
 /// A count or length of our own making, which the limits keep below `u32::MAX`.
+#[inline]
 pub(super) fn u32_of(len: usize) -> u32 {
     u32::try_from(len).expect("limits keep every count and length within u32")
 }
