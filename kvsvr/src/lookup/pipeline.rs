@@ -534,10 +534,13 @@ fn beyond<'a, P: Probe, const W: usize>(
 #[inline(always)]
 fn ask_for_records<const W: usize>(ring: &Ring<'_, W>, lines: &Lines, format: LineFormat, at: usize) {
     let len = format.value_width().unwrap_or(RECORD_BYTES_EXPECTED);
-    for (offset, h) in ring.hashes[at].iter().enumerate() {
-        if ring.found[at] >> offset & 1 == 1 {
-            let record = format.record_at(ring.lines[at][offset], ring.slots[at][offset]);
-            prefetch_range(lines.image(*h), usize::try_from(record).unwrap_or(usize::MAX), len, RECORD_LINES_MAX);
-        }
+    // By bits: whether a key was found is not for the CPU to guess.
+    let mut found = ring.found[at];
+    while found != 0 {
+        let offset = found.trailing_zeros() as usize % W;
+        found &= found - 1;
+        let record = format.record_at(ring.lines[at][offset], ring.slots[at][offset]);
+        let image = lines.image(ring.hashes[at][offset]);
+        prefetch_range(image, usize::try_from(record).unwrap_or(usize::MAX), len, RECORD_LINES_MAX);
     }
 }

@@ -96,6 +96,7 @@ const _: () = assert!(request_section::END.is_multiple_of(ALIGN) && reply_sectio
 const _: () = assert!(REQUEST_BYTES_MAX < 1 << 30 && REPLY_BYTES_MAX < 1 << 30 && KEYS_MAX < 1 << 24);
 
 /// `len` rounded up to the next block.
+#[inline]
 pub(super) const fn aligned(len: usize) -> usize {
     len.next_multiple_of(ALIGN)
 }
@@ -106,6 +107,7 @@ pub(super) const fn status_bytes(count: usize) -> usize {
 }
 
 /// The N bytes of `bytes` at `at`; the caller has checked that they exist.
+#[inline]
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
@@ -118,6 +120,7 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// The u32 at `at`.
+#[inline]
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
