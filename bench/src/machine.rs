@@ -50,6 +50,14 @@ impl Machine {
     }
 }
 
+/// Memory of this process that is resident, in bytes.
+#[must_use]
+pub fn resident_bytes(files: &dyn Files) -> u64 {
+    let status = read_special(files, Path::new("/proc/self/status"));
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
 /// CPU time of this thread so far.
 #[must_use]
 pub fn thread_cpu() -> Duration {

@@ -190,5 +190,5 @@ fn word(lines: *const IndexLine, buckets: u32) -> Option<u64> {
     let address = lines.expose_provenance() as u64;
     let fits =
         address.is_multiple_of(LINE_BYTES as u64) && address >> ADDRESS_BITS == 0 && u64::from(buckets) <= BUCKETS_MASK;
-    fits.then_some(address / LINE_BYTES as u64 * (1 << BUCKET_BITS) | u64::from(buckets))
+    fits.then_some(((address / LINE_BYTES as u64) << BUCKET_BITS) | u64::from(buckets))
 }

@@ -442,11 +442,11 @@ fn compare<'a, P: Probe, const W: usize>(
         comparison.look(format, probe, offset, old_hashes[offset], mask);
         ask(lines, homes, offset, new_hashes[offset]);
     }
-    for offset in both..compared.min(W) {
-        comparison.look(format, probe, offset, old_hashes[offset], mask);
+    for (offset, h) in old_hashes.iter().enumerate().take(compared).skip(both) {
+        comparison.look(format, probe, offset, *h, mask);
     }
-    for offset in both..asked.min(W) {
-        ask(lines, homes, offset, new_hashes[offset]);
+    for (offset, h) in new_hashes.iter().enumerate().take(asked).skip(both) {
+        ask(lines, homes, offset, *h);
     }
     let Comparison { found, queued, .. } = comparison;
     for offset in &ring.queue[old][..queued.min(W)] {

@@ -82,7 +82,7 @@ mod x86 {
             // Bits 0, 5, 8, 13, … become bits 0 and 1 of every eight, then of every two.
             let slots = (slots | slots >> 4) & 0x0303_0303_0303;
             let slots = slots | slots >> 6 | slots >> 12;
-            (slots as u32 & 0x3f) | (slots >> 24) as u32 % 0x40 << NEXT
+            (slots as u32 % 0x40) | (((slots >> 24) as u32 % 0x40) << NEXT)
         }
     }
 
