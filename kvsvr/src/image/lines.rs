@@ -21,8 +21,6 @@ use fkv_formats::table::mem::{IndexLine, LineFormat, MemLayout};
 use crate::lookup::prefetch_line;
 
 const LINE_BYTES: usize = size_of::<IndexLine>();
-/// The reach that stands for itself or more.
-const REACH_ENDLESS: u8 = 7;
 const BUCKET_BITS: u32 = 23;
 const BUCKETS_MASK: u64 = (1 << BUCKET_BITS) - 1;
 const ADDRESS_BITS: u32 = u64::BITS - BUCKET_BITS + LINE_BYTES.trailing_zeros();
@@ -86,15 +84,6 @@ impl Lines {
         if layout.buckets() == 0 || layout.buckets() as usize >= lines.len() {
             return;
         }
-        // No reach leads out of the part, so that only an endless one has to be stopped at the end.
-        let last = &lines[lines.len().saturating_sub(usize::from(REACH_ENDLESS))..];
-        let leads_out = |(behind, line): (usize, &IndexLine)| {
-            let reach = LineFormat::reach(line);
-            reach < REACH_ENDLESS && usize::from(reach) > last.len() - 1 - behind
-        };
-        if last.iter().enumerate().any(leads_out) {
-            return;
-        }
         if *self.format.get_or_insert(format) != format {
             return;
         }
@@ -127,22 +116,17 @@ impl Lines {
         std::ptr::eq(home.line, SLOW.0.as_ptr())
     }
 
-    /// The lines behind the next one of the home of `h` that a search may have to read, and no decoy's.
-    #[inline(always)]
+    /// The lines from the second behind the home of `h` to the end of the part.
+    #[inline]
     pub(crate) fn beyond<'a>(&'a self, home: Home<'a>, h: u64) -> &'a [IndexLine] {
-        let reach = LineFormat::reach(home.line());
-        let first = home.line.wrapping_add(2);
-        if reach < REACH_ENDLESS {
-            // SAFETY: `home` came from `Self::home`, callers' only source of homes, and is no decoy (they asked), so it
-            // lies in an index that `add` took; there it was checked that no line reaches behind the last one.
-            return unsafe { std::slice::from_raw_parts(first, usize::from(reach.saturating_sub(1))) };
-        }
-        let bytes = self.ends[usize::from(part_of(h).0)].saturating_sub(first as usize);
+        let first = (home.line as usize).wrapping_add(2 * LINE_BYTES);
+        let bytes = self.ends[usize::from(part_of(h).0)].saturating_sub(first);
         if bytes == 0 {
             return &[];
         }
-        // SAFETY: as above, and the part of `h` ends where `ends` says: what lies between is in its index.
-        unsafe { std::slice::from_raw_parts(first, bytes / LINE_BYTES) }
+        // SAFETY: `home` came from `Self::home` for the same `h` (callers' only source of homes), so it lies in the
+        // part's index if the part has an end, which `add` took from the image; lines from there to the end are in it.
+        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(first), bytes / LINE_BYTES) }
     }
 
     /// The image of the part of `h`; empty for a decoy.
