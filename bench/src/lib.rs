@@ -4,8 +4,12 @@
 //! ```text
 //!   fkv-bench SUITE [--quick] [--json FILE]
 //!     mem    batch lookups in memory tables     limit: prefetched gather     rival: hashbrown
+//!     image  loading memory images             limit: fio read, memcpy
 //! ```
 
+#![allow(clippy::cast_precision_loss, reason = "ratios need no more than 52 bits")]
+
+pub mod image;
 pub mod machine;
 pub mod mem;
 pub mod report;

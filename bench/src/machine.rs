@@ -1,6 +1,7 @@
 //! Where a benchmark ran: figures mean little without it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use fkv_env::Files;
 use serde::Serialize;
@@ -47,6 +48,31 @@ impl Machine {
             transparent_huge_pages: text("/sys/kernel/mm/transparent_hugepage/enabled").trim().to_owned(),
         }
     }
+}
+
+/// Memory of this process that is resident, in bytes.
+#[must_use]
+pub fn resident_bytes(files: &dyn Files) -> u64 {
+    let status = read_special(files, Path::new("/proc/self/status"));
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// CPU time of this thread so far.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    cpu(rustix::time::ClockId::ThreadCPUTime)
+}
+
+/// CPU time of this process so far, in user and kernel mode.
+#[must_use]
+pub fn process_cpu() -> Duration {
+    cpu(rustix::time::ClockId::ProcessCPUTime)
+}
+
+fn cpu(clock: rustix::time::ClockId) -> Duration {
+    let time = rustix::time::clock_gettime(clock);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn read_special(files: &dyn Files, path: &Path) -> String {

@@ -5,8 +5,8 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 use fkv_bench::machine::Machine;
-use fkv_bench::mem;
 use fkv_bench::report::Report;
+use fkv_bench::{image, mem};
 use fkv_env::Env;
 
 /// Benchmarks of FeatureKV: limit, rival and us in one run. Exit code 0: ran, 1: failed, 2: usage.
@@ -21,6 +21,8 @@ struct Cli {
 enum Suite {
     /// Batch lookups in memory tables, against a prefetched gather and hashbrown.
     Mem(Options),
+    /// Loading memory images, against fio and a copy in memory.
+    Image(Options),
 }
 
 #[derive(clap::Args, Debug)]
@@ -28,6 +30,12 @@ struct Options {
     /// A smaller data set; ends within two minutes.
     #[arg(long)]
     quick: bool,
+    /// Another number of keys than the suite's own, to try things out.
+    #[arg(long, value_name = "N")]
+    keys: Option<usize>,
+    /// Where files are put that a suite writes and removes again.
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    dir: PathBuf,
     /// Also write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -49,9 +57,20 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<Report, String> {
     let env = Env::real(0).map_err(|error| format!("cannot start threads: {error}"))?;
-    let Suite::Mem(options) = &cli.suite;
-    let mut report = Report::new("mem", Machine::detect(env.files.as_ref()), commit());
-    mem::run(&env, options.quick, &mut report)?;
+    let machine = Machine::detect(env.files.as_ref());
+    let (options, report) = match &cli.suite {
+        Suite::Mem(options) => {
+            let mut report = Report::new("mem", machine, commit());
+            mem::run(&env, options.quick, options.keys, &mut report)?;
+            (options, report)
+        }
+        Suite::Image(options) => {
+            let mut report = Report::new("image", machine, commit());
+            let dir = std::path::absolute(&options.dir).map_err(|error| error.to_string())?;
+            image::run(&env, options.quick, options.keys, &dir, &mut report)?;
+            (options, report)
+        }
+    };
     if let Some(path) = &options.json {
         let json = serde_json::to_vec_pretty(&report).map_err(|error| error.to_string())?;
         env.files.write_durably(path, &json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;

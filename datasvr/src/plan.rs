@@ -130,21 +130,12 @@ impl Plan {
         version: Version,
         as_of: u32,
         schema: Schema,
+        profile: Profile,
         inputs: &FrozenInputs,
     ) -> Self {
         let bytes = inputs.files.iter().map(|file| file.len).sum();
         let job = PlannedJob { name: build_job(retries), kind: JobKind::Build, bytes };
-        Self {
-            format: FORMAT,
-            uid,
-            task,
-            version,
-            as_of,
-            mode: LoadMode::Full,
-            schema,
-            profile: Profile::CURRENT,
-            jobs: vec![job],
-        }
+        Self { format: FORMAT, uid, task, version, as_of, mode: LoadMode::Full, schema, profile, jobs: vec![job] }
     }
 }
 

@@ -3,8 +3,13 @@
 //! ```text
 //!   seed    xxh3_64( uid u64 │ origin version u64 │ part u32 │ chunk u32 )
 //!   chunk   xxh3_64( bytes of the chunk, seed )
+//!   run     xxh3_64( bytes of the run from byte 8 on,
+//!                    xxh3_64( "fkvblock" │ uid u64 │ origin version u64 │ part u32 │ first block u32 ))
 //!   part    SHA-256( part header, 64 bytes │ chunk checksums, u64 each )
 //! ```
+//!
+//! The data of an idx or blk part has two sections, blocks and what is resident: chunks are cut from each by itself, and
+//! numbered through. Blocks are read one at a time, so each run of them carries a checksum of its own.
 //!
 //! The seed ties a chunk to its place, so that a chunk of another table, version, part or position never passes.
 //! The digest covers the part header too: equal digests mean equal geometry and equal data, hence equal answers.
@@ -32,7 +37,7 @@ pub struct Origin {
     pub version: Version,
 }
 
-/// How many chunks `len` bytes of part data have.
+/// How many chunks a section of `len` bytes has.
 #[must_use]
 pub const fn chunk_count(len: u64) -> u64 {
     len.div_ceil(CHUNK_BYTES as u64)
@@ -46,6 +51,20 @@ pub fn chunk(origin: Origin, part: Part, index: u32, bytes: &[u8]) -> u64 {
     place[8..16].copy_from_slice(&origin.version.0.to_le_bytes());
     place[16..20].copy_from_slice(&u32::from(part.0).to_le_bytes());
     place[20..].copy_from_slice(&index.to_le_bytes());
+    xxh3_64_with_seed(bytes, xxh3_64(&place))
+}
+
+/// The checksum of a run of blocks: of its bytes behind the checksum itself. Its seed takes in a word of its own, so that
+/// no chunk passes for a run.
+#[inline]
+#[must_use]
+pub fn run(origin: Origin, part: Part, first_block: u32, bytes: &[u8]) -> u64 {
+    let mut place = [0; 32];
+    place[..8].copy_from_slice(b"fkvblock");
+    place[8..16].copy_from_slice(&origin.uid.0.to_le_bytes());
+    place[16..24].copy_from_slice(&origin.version.0.to_le_bytes());
+    place[24..28].copy_from_slice(&u32::from(part.0).to_le_bytes());
+    place[28..].copy_from_slice(&first_block.to_le_bytes());
     xxh3_64_with_seed(bytes, xxh3_64(&place))
 }
 
@@ -75,7 +94,9 @@ pub fn verify_part(data: &[u8], part: &PackPart, origin: Origin) -> Result<(), F
     if data.len() as u64 != part.len() {
         return Err(FormatError::Truncated { what: "part", needed: part.len(), found: data.len() as u64 });
     }
-    for (index, bytes) in (0..).zip(data.chunks(CHUNK_BYTES)) {
+    // The section's length was checked when the directory was read.
+    let (blocks, resident) = data.split_at(usize::try_from(part.block_len()).unwrap_or(data.len()).min(data.len()));
+    for (index, bytes) in (0..).zip(blocks.chunks(CHUNK_BYTES).chain(resident.chunks(CHUNK_BYTES))) {
         part.verify_chunk(origin, index, bytes)?;
     }
     Ok(())
@@ -127,11 +148,27 @@ pub(crate) struct Chunker {
     pending: Vec<u8>,
     chunks: Vec<u64>,
     len: u64,
+    /// Bytes of the sections that have ended.
+    ended: u64,
 }
 
 impl Chunker {
     pub(crate) fn new(origin: Origin, part: Part) -> Self {
-        Self { origin, part, pending: Vec::new(), chunks: Vec::new(), len: 0 }
+        Self { origin, part, pending: Vec::new(), chunks: Vec::new(), len: 0, ended: 0 }
+    }
+
+    /// Ends a section: the next chunk begins with the next byte.
+    pub(crate) fn end_section(&mut self) {
+        let last = std::mem::take(&mut self.pending);
+        if !last.is_empty() {
+            self.close(&last);
+        }
+        self.ended = self.len;
+    }
+
+    /// Bytes of the sections that have ended.
+    pub(crate) const fn ended(&self) -> u64 {
+        self.ended
     }
 
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
@@ -162,10 +199,7 @@ impl Chunker {
 
     /// The chunk checksums and the number of bytes.
     pub(crate) fn finish(mut self) -> (Vec<u64>, u64) {
-        let last = std::mem::take(&mut self.pending);
-        if !last.is_empty() {
-            self.close(&last);
-        }
+        self.end_section();
         (self.chunks, self.len)
     }
 }

@@ -5,8 +5,9 @@ use crate::error::FormatError;
 use crate::id::Part;
 use crate::manifest::{self, Form};
 use crate::pack::{self, DirectoryRead, PackDirectory, PackPart};
-use crate::record::Key;
-use crate::table::mem::MemLayout;
+use crate::record::{Key, RecordRef};
+use crate::table::disk::BlockRead;
+use crate::table::{PartLayout, PartRecords, blk};
 use crate::value::{Value, ValueCodec, ValueError};
 
 /// What a file turned out to be.
@@ -25,6 +26,8 @@ pub struct PackInspection {
     pub directory: PackDirectory,
     /// Its parts, in order.
     pub parts: Vec<PartInspection>,
+    /// What is wrong with the bytes outside of parts and directory, which no reader needs.
+    pub gap_damage: Option<FormatError>,
 }
 
 /// A part of a pack.
@@ -33,15 +36,32 @@ pub struct PartInspection {
     /// The part.
     pub part: Part,
     /// Its layout, if its header can be read.
-    pub layout: Option<MemLayout>,
-    /// Records per slot of the index lines, 0 to 1.
+    pub layout: Option<PartLayout>,
+    /// Records per slot of the index lines, 0 to 1; 0 for a blk part, which has none.
     pub load: f64,
-    /// How many records lie 0, 1, 2 … lines from home.
+    /// How many records lie, or have their entry, 0, 1, 2 … lines from home; none of a blk part.
     pub displacement: Vec<u64>,
+    /// Its blocks; none of a memory part.
+    pub blocks: BlockCounts,
     /// The first records.
     pub first: Vec<SampleRecord>,
     /// What is wrong with the part, if anything.
     pub damage: Option<FormatError>,
+}
+
+/// What the blocks of a part hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Blocks.
+    pub blocks: u64,
+    /// Runs, of one block or several.
+    pub runs: u64,
+    /// Runs of several blocks.
+    pub long_runs: u64,
+    /// Bytes of keys, values and expiry times, as stored.
+    pub record_bytes: u64,
+    /// Records that a lookup finds only in the second run it reads, or a later one.
+    pub second_reads: u64,
 }
 
 /// A record for people.
@@ -87,7 +107,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, FormatError> {
     match PackDirectory::parse(bytes, bytes.len() as u64)? {
         DirectoryRead::Ready(directory) => {
             let parts = directory.parts.iter().map(|part| inspect_part(bytes, &directory, part)).collect();
-            Ok(Inspection::Pack(PackInspection { directory, parts }))
+            let gap_damage = directory.verify_gaps(bytes).err();
+            Ok(Inspection::Pack(PackInspection { directory, parts, gap_damage }))
         }
         DirectoryRead::NeedTail(needed) => {
             Err(FormatError::Truncated { what: "pack", needed, found: bytes.len() as u64 })
@@ -96,10 +117,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, FormatError> {
 }
 
 impl PackInspection {
-    /// Whether nothing is wrong with any part.
+    /// Whether nothing is wrong, with any part or between them.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.parts.iter().all(|part| part.damage.is_none())
+        self.gap_damage.is_none() && self.parts.iter().all(|part| part.damage.is_none())
     }
 
     /// Records of all parts.
@@ -134,6 +155,7 @@ fn inspect_part(object: &[u8], directory: &PackDirectory, entry: &PackPart) -> P
         layout: None,
         load: 0.0,
         displacement: Vec::new(),
+        blocks: BlockCounts::default(),
         first: Vec::new(),
         damage: None,
     };
@@ -149,30 +171,50 @@ fn look_through(
 ) -> Result<(), FormatError> {
     let layout = entry.layout()?;
     seen.layout = Some(layout);
-    let slots = u64::from(layout.lines()) * u64::from(layout.slots());
-    seen.load = layout.records() as f64 / slots as f64;
+    let slots = match &layout {
+        PartLayout::Mem(layout) => u64::from(layout.lines()) * u64::from(layout.slots()),
+        PartLayout::Idx(layout) => u64::from(layout.lines()) * u64::from(layout.slots()),
+        PartLayout::Blk(_) => u64::MAX,
+    };
+    seen.load = if slots == u64::MAX { 0.0 } else { layout.records() as f64 / slots as f64 };
     layout.matches(&directory.schema)?;
     let missing = FormatError::Truncated { what: "pack", needed: entry.range().end, found: object.len() as u64 };
     let place = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
-    let image = object.get(place(entry.range().start)..place(entry.range().end)).ok_or(missing)?;
+    let data = object.get(place(entry.range().start)..place(entry.range().end)).ok_or(missing)?;
     // What can be read of a damaged part is shown all the same.
-    let verified = verify_part(image, entry, directory.origin);
+    let verified = verify_part(data, entry, directory.origin);
+    verified.and(look_at_records(data, &layout, directory, entry.part, seen))
+}
+
+/// Reads all records of a part, and asks its index for each.
+fn look_at_records(
+    data: &[u8],
+    layout: &PartLayout,
+    directory: &PackDirectory,
+    part: Part,
+    seen: &mut PartInspection,
+) -> Result<(), FormatError> {
     let codec = ValueCodec::new(&directory.schema);
-    let mut records = layout.iter(image, entry.part);
-    let mut readable = Ok(());
+    let resident = data.get(usize::try_from(layout.block_len()).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let mut records = layout.iter(data, part, directory.origin);
+    let mut run = None;
     while let Some(record) = records.next() {
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                readable = Err(error);
-                break;
+        let record = record?;
+        let displacement = match (&records, layout) {
+            (PartRecords::Mem(records), _) => Some(records.displacement()),
+            (PartRecords::Disk(records), layout) => {
+                let begins = run.replace(records.place()) != Some(records.place());
+                count_record(&mut seen.blocks, &records.place(), begins, &record, layout);
+                check_entry(layout, resident, &record, records.place(), begins, &mut seen.blocks)?
             }
         };
-        let displacement = records.displacement() as usize;
-        if seen.displacement.len() <= displacement {
-            seen.displacement.resize(displacement + 1, 0);
+        if let Some(displacement) = displacement {
+            let displacement = displacement as usize;
+            if seen.displacement.len() <= displacement {
+                seen.displacement.resize(displacement + 1, 0);
+            }
+            seen.displacement[displacement] += 1;
         }
-        seen.displacement[displacement] += 1;
         if seen.first.len() < FIRST_RECORDS {
             let value = served(codec, record.value.unwrap_or_default())
                 .map_err(|error| FormatError::damaged("value", error.to_string()))?;
@@ -183,7 +225,67 @@ fn look_through(
             seen.first.push(SampleRecord { h: record.h, key, expiry: record.expiry, value });
         }
     }
-    verified.and(readable)
+    let is_consistent = match layout {
+        PartLayout::Mem(_) => true,
+        PartLayout::Idx(layout) => layout.entries(resident) == Some(layout.records()),
+        PartLayout::Blk(layout) => layout.is_consistent(resident),
+    };
+    if is_consistent {
+        return Ok(());
+    }
+    Err(FormatError::damaged("resident section", format!("that of part {part} contradicts itself")))
+}
+
+fn count_record(
+    counts: &mut BlockCounts,
+    place: &BlockRead,
+    begins: bool,
+    record: &RecordRef<'_>,
+    layout: &PartLayout,
+) {
+    if begins {
+        counts.runs += 1;
+        counts.long_runs += u64::from(place.blocks > 1);
+        counts.blocks += u64::from(place.blocks);
+    }
+    counts.record_bytes += layout.record_spec().map_or(0, |spec| spec.record_len(record) as u64);
+}
+
+/// Checks that the index leads to the run that has a record; gives how many lines from home the entry lies, if there are
+/// lines.
+fn check_entry(
+    layout: &PartLayout,
+    resident: &[u8],
+    record: &RecordRef<'_>,
+    place: BlockRead,
+    begins: bool,
+    counts: &mut BlockCounts,
+) -> Result<Option<u32>, FormatError> {
+    let lost = |reason: &str| {
+        FormatError::damaged("resident section", format!("the record with hash {:016x}: {reason}", record.h))
+    };
+    match layout {
+        PartLayout::Mem(_) => Ok(None),
+        PartLayout::Idx(layout) => {
+            let mut candidate = layout.locate(resident, record.h);
+            while let Some(other) = candidate.filter(|other| other.read != place) {
+                counts.second_reads += 1;
+                candidate = layout.locate_next(resident, record.h, other);
+            }
+            let candidate = candidate.ok_or_else(|| lost("no entry leads to its block"))?;
+            Ok(Some(layout.displacement(record.h, candidate)))
+        }
+        PartLayout::Blk(layout) => {
+            if layout.locate(resident, record.h) != Some(place) {
+                return Err(lost("no entry leads to its block, or the filter denies it"));
+            }
+            let entry = layout.entry(resident, place.first);
+            if begins && entry != Some(blk::top(record.h)) {
+                return Err(lost("its block's entry is another one's"));
+            }
+            Ok(None)
+        }
+    }
 }
 
 fn served(codec: ValueCodec, stored: &[u8]) -> Result<Value, ValueError> {

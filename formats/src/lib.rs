@@ -7,6 +7,7 @@
 
 pub mod checksum;
 pub mod error;
+mod filter;
 pub mod hash;
 pub mod id;
 pub mod inspect;

@@ -5,8 +5,9 @@
 //!            8  table uid u64
 //!           16  content id, 32 bytes
 //!           48  schema, 8 bytes
-//!           56  as_of u32 │ load u16 (thousandths) │ codec u8 │ layers u8
-//!           64  layers, the oldest first
+//!           56  as_of u32 │ load u16 (thousandths) │ codec u8 │ filter u8
+//!           64  number of layers u8 │ 0 × 7
+//!           72  layers, the oldest first
 //!          end  checksum of all bytes before u64   xxh3_64
 //!
 //!   layer    objects u32 │ objects │ 2400 part entries of 68 bytes
@@ -192,8 +193,9 @@ impl Form {
         out.extend_from_slice(&self.schema.to_bytes());
         out.extend_from_slice(&self.as_of.to_le_bytes());
         out.extend_from_slice(&self.profile.load_permille.to_le_bytes());
-        out.push(self.profile.codec);
+        out.extend_from_slice(&[self.profile.codec, self.profile.filter]);
         out.push(u8::try_from(self.layers.len()).expect("a chain is folded long before it has 64 layers"));
+        out.extend_from_slice(&[0; 7]);
         for layer in &self.layers {
             out.extend_from_slice(&u32::try_from(layer.objects.len()).expect("at most 2400 objects").to_le_bytes());
             for object in &layer.objects {
@@ -242,9 +244,13 @@ impl Form {
         let schema = Schema::from_bytes(input.array()?)?;
         let as_of = input.u32()?;
         let load_permille = input.u16()?;
-        let [codec, layer_count] = input.array()?;
-        let profile = Profile { format: found, load_permille, codec };
+        let [codec, filter] = input.array()?;
+        let profile = Profile { format: found, load_permille, codec, filter };
         profile.check()?;
+        let layer_count = input.byte()?;
+        if input.array()? != [0; 7] {
+            return Err(FormatError::damaged(WHAT, "reserved bytes are not 0"));
+        }
         // Bounds what is allocated below, together with the 163,200 bytes that every layer must bring.
         if !(1..=LAYERS_MAX).contains(&usize::from(layer_count)) {
             return Err(FormatError::damaged(WHAT, format!("{layer_count} layers")));

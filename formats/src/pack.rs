@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   header      64 bytes: magic "FKVPCK", format version u16, 0…
-//!   parts       ascending, each from a multiple of 64 on, 0… between them
+//!   parts       ascending, 0… between them; each from a multiple of 64 on, those of idx and blk tables of 4096
 //!   directory   from a multiple of 64 on:
 //!                 entries     80 bytes each, ascending by part
-//!                 checksums   u64 per chunk of 64 KiB, part after part
+//!                 checksums   u64 per chunk of 64 KiB, part after part; of idx and blk parts
+//!                             those of the block section, then those of the resident section
 //!   footer      64 bytes
 //!
 //!   entry       0  part u16 │ 0 × 6
@@ -16,14 +17,13 @@
 //!               8  table uid u64
 //!              16  origin version u64
 //!              24  schema, 8 bytes
-//!              32  parts u32 │ load u16 (thousandths) │ codec u8 │ 0
+//!              32  parts u32 │ load u16 (thousandths) │ codec u8 │ filter u8
 //!              40  checksum of the directory u64   xxh3_64
 //!              48  checksum of bytes 0 to 48 u64   xxh3_64
 //!              56  magic "FKVPCK", format version u16
 //! ```
 //!
-//! A reader starts at the end: the footer tells how long the directory is, and one ranged read gets both. Part data is
-//! the image of a memory table and nothing else.
+//! A reader starts at the end: the footer tells how long the directory is, and one ranged read gets both.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -34,17 +34,30 @@ use crate::checksum::{self, CHUNK_BYTES, Chunker, Origin, chunk_count, part_dige
 use crate::error::{BuildError, FormatError};
 use crate::id::{Digest, PART_COUNT, Part, TableUid, Version};
 use crate::record::{Input, RecordRef};
-use crate::schema::Schema;
-use crate::table::mem::{self, MemLayout};
-use crate::table::{HEADER_BYTES, PartHeader, Profile, header_data_len, header_records};
+use crate::schema::{Schema, TableKind};
+use crate::table::disk::BLOCK_BYTES;
+use crate::table::mem::MemLayout;
+use crate::table::{
+    HEADER_BYTES, PartHeader, PartLayout, Profile, build_sections, header_block_len, header_data_len, header_records,
+    kind_number,
+};
 
 pub(crate) const MAGIC: [u8; 6] = *b"FKVPCK";
-/// Part data, directory and footer begin at multiples of this.
+/// Directory and footer, and the data of memory parts, begin at multiples of this.
 const ALIGN: u64 = 64;
 /// Bytes of the footer, the least tail a reader needs.
 pub const FOOTER_BYTES: usize = 64;
 const ENTRY_BYTES: u64 = 16 + HEADER_BYTES as u64;
 const WHAT: &str = "pack";
+
+/// Part data of a table of this kind begins at multiples of this: of a block where there are blocks.
+#[must_use]
+pub const fn part_alignment(kind: TableKind) -> u64 {
+    match kind {
+        TableKind::Mem => ALIGN,
+        TableKind::Idx | TableKind::Blk => BLOCK_BYTES as u64,
+    }
+}
 
 /// A part in a pack, as its directory describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,15 +99,53 @@ impl PackPart {
         self.offset..self.offset + self.len()
     }
 
-    /// Its layout, as a part of a memory table.
+    /// Length of the block section that its data begins with; 0 of a memory part.
+    #[must_use]
+    pub fn block_len(&self) -> u64 {
+        header_block_len(&self.header)
+    }
+
+    /// Where its resident section is in the object: what a server holds in memory, of a memory part all its data.
+    #[must_use]
+    pub fn resident_range(&self) -> Range<u64> {
+        self.offset + self.block_len()..self.offset + self.len()
+    }
+
+    /// The chunks of its block section; behind them, up to the last, are those of the resident section.
+    #[must_use]
+    pub fn block_chunks(&self) -> u32 {
+        chunk_count(self.block_len()) as u32
+    }
+
+    /// Where a chunk is in the part's data; `None` if there is none of that number. Chunks have `CHUNK_BYTES` bytes, the last
+    /// of the block section and the last of all may have fewer.
+    #[must_use]
+    pub fn chunk_range(&self, index: u32) -> Option<Range<u64>> {
+        let (section, number) = match index.checked_sub(self.block_chunks()) {
+            None => (0..self.block_len(), index),
+            Some(number) => (self.block_len()..self.len(), number),
+        };
+        let start = section.start + u64::from(number) * CHUNK_BYTES as u64;
+        (start < section.end).then(|| start..section.end.min(start + CHUNK_BYTES as u64))
+    }
+
+    /// Its layout.
     ///
     /// # Errors
     /// `Damaged` if the header contradicts the format.
-    pub fn layout(&self) -> Result<MemLayout, FormatError> {
+    pub fn layout(&self) -> Result<PartLayout, FormatError> {
+        PartLayout::parse(&self.header)
+    }
+
+    /// Its layout, as a part of a memory table.
+    ///
+    /// # Errors
+    /// `Damaged` if the header contradicts the format, or is that of another kind of table.
+    pub fn mem_layout(&self) -> Result<MemLayout, FormatError> {
         MemLayout::parse(&self.header)
     }
 
-    /// Checks one chunk of its data: `CHUNK_BYTES` bytes, fewer only at the end. `origin` comes from the layer that
+    /// Checks one chunk of its data, the bytes of [`chunk_range`](Self::chunk_range). `origin` comes from the layer that
     /// refers to the part.
     ///
     /// # Errors
@@ -169,7 +220,7 @@ impl PackDirectory {
         if xxh3_64(directory) != footer.directory_checksum {
             return Err(FormatError::Checksum { what: "pack directory".to_owned() });
         }
-        let parts = parse_entries(directory, footer.parts, directory_start)?;
+        let parts = parse_entries(directory, &footer, directory_start)?;
         let Footer { origin, schema, profile, .. } = footer;
         Ok(DirectoryRead::Ready(Self { origin, schema, profile, parts }))
     }
@@ -179,6 +230,28 @@ impl PackDirectory {
     pub fn part(&self, part: Part) -> Option<&PackPart> {
         let index = self.parts.binary_search_by_key(&part, |entry| entry.part).ok()?;
         self.parts.get(index)
+    }
+
+    /// Checks the bytes of a whole pack that no reader needs: its header, and the zeros between the parts.
+    ///
+    /// # Errors
+    /// `Truncated`, `Magic`, `Version`, or `Damaged` names the place.
+    pub fn verify_gaps(&self, object: &[u8]) -> Result<(), FormatError> {
+        let truncated = |needed| FormatError::Truncated { what: WHAT, needed, found: object.len() as u64 };
+        check_magic(*object.first_chunk().ok_or_else(|| truncated(8))?)?;
+        let mut gap = 8;
+        // The directory begins at the next multiple behind the last part: where that is, the parts tell.
+        let end = self.parts.last().map_or(ALIGN, |last| last.range().end.next_multiple_of(ALIGN));
+        let parts = self.parts.iter().map(PackPart::range).map(|data| (data.start, data.end));
+        for (begin, behind) in parts.chain([(end, end)]) {
+            let range = gap as usize..usize::try_from(begin).unwrap_or(usize::MAX);
+            let bytes = object.get(range).ok_or_else(|| truncated(begin))?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Err(FormatError::damaged(WHAT, format!("the bytes {gap} to {begin} are not 0")));
+            }
+            gap = behind;
+        }
+        Ok(())
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -196,8 +269,9 @@ impl PackDirectory {
     }
 }
 
-fn parse_entries(directory: &[u8], parts: u32, directory_start: u64) -> Result<Vec<PackPart>, FormatError> {
+fn parse_entries(directory: &[u8], footer: &Footer, directory_start: u64) -> Result<Vec<PackPart>, FormatError> {
     let damaged = |reason: String| Err(FormatError::damaged(WHAT, reason));
+    let (parts, kind) = (footer.parts, footer.schema.kind);
     // At most 2400 entries: the product is small, and the split checks it against the bytes that are there.
     if parts > u32::from(PART_COUNT) {
         return damaged(format!("{parts} parts"));
@@ -211,6 +285,7 @@ fn parse_entries(directory: &[u8], parts: u32, directory_start: u64) -> Result<V
     let mut read: Vec<PackPart> = Vec::new();
     let mut end = ALIGN;
     for _ in 0..parts {
+        let begin = end.next_multiple_of(part_alignment(kind));
         let part = Part(entries.u16()?);
         let reserved: [u8; 6] = entries.array()?;
         let offset = entries.u64()?;
@@ -219,16 +294,20 @@ fn parse_entries(directory: &[u8], parts: u32, directory_start: u64) -> Result<V
         if !ascends || part.0 >= PART_COUNT || reserved != [0; 6] {
             return damaged(format!("part {part} is out of order or its entry is malformed"));
         }
-        let len = header_data_len(&header);
+        let (len, block_len) = (header_data_len(&header), header_block_len(&header));
+        // Tells where chunks are; the rest of the header is checked when it is used.
+        if header[0] != kind_number(kind) || block_len > len {
+            return damaged(format!("part {part} is not one of a table of kind {kind}"));
+        }
         // Parts lie one behind the other: exact places leave nothing to overlap. The end of each is checked against
         // the directory's beginning, so that rounding it up cannot overflow.
         let part_end = offset.checked_add(len).filter(|&part_end| part_end <= directory_start);
-        let (Some(part_end), true) = (part_end, offset == end && len > 0) else {
+        let (Some(part_end), true) = (part_end, offset == begin && len > 0) else {
             return damaged(format!("part {part} cannot have {len} bytes at byte {offset}"));
         };
         end = part_end.next_multiple_of(ALIGN);
         // As many bytes of checksums as are taken here must be there: damage cannot make this allocate more.
-        let bytes = usize::try_from(chunk_count(len) * 8).unwrap_or(usize::MAX);
+        let bytes = usize::try_from((chunk_count(block_len) + chunk_count(len - block_len)) * 8).unwrap_or(usize::MAX);
         let chunks: Vec<u64> =
             checksums.take(bytes)?.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
         let digest = part_digest(&header, &chunks);
@@ -269,18 +348,15 @@ impl Footer {
         let schema: [u8; 8] = input.array()?;
         let parts = input.u32()?;
         let load_permille = input.u16()?;
-        let [codec, reserved] = input.array()?;
+        let [codec, filter] = input.array()?;
         let directory_checksum = input.u64()?;
         let checksum = input.u64()?;
         check_magic(input.array()?)?;
         if checksum != xxh3_64(checked) {
             return Err(FormatError::Checksum { what: "pack footer".to_owned() });
         }
-        let profile = Profile { format: Profile::CURRENT.format, load_permille, codec };
+        let profile = Profile { format: Profile::CURRENT.format, load_permille, codec, filter };
         profile.check()?;
-        if reserved != 0 {
-            return Err(FormatError::damaged(WHAT, "reserved bytes of the footer are not 0"));
-        }
         Ok(Self { directory_len, origin, schema: Schema::from_bytes(schema)?, parts, profile, directory_checksum })
     }
 
@@ -293,6 +369,7 @@ impl Footer {
         bytes[32..36].copy_from_slice(&self.parts.to_le_bytes());
         bytes[36..38].copy_from_slice(&self.profile.load_permille.to_le_bytes());
         bytes[38] = self.profile.codec;
+        bytes[39] = self.profile.filter;
         bytes[40..48].copy_from_slice(&self.directory_checksum.to_le_bytes());
         let checksum = xxh3_64(&bytes[..48]);
         bytes[48..56].copy_from_slice(&checksum.to_le_bytes());
@@ -365,24 +442,44 @@ impl<W: Write> PackWriter<W> {
         if self.directory.parts.last().is_some_and(|last| last.part >= part) {
             return refuse("parts come in ascending order");
         }
-        self.align()?;
+        self.align(part_alignment(self.directory.schema.kind))?;
         self.open = Some(part);
         let chunker = Chunker::new(self.directory.origin, part);
         let offset = self.written;
         Ok(PartWriter { pack: self, part, offset, chunker })
     }
 
-    /// Adds a part of a memory table with these records, in ascending order of `(h, key)`; none leave the part out.
+    /// Builds a part of these records, in ascending order of `(h, key)`, as the table's kind wants it; none leave the part
+    /// out.
     ///
     /// # Errors
-    /// As [`start_part`](Self::start_part), [`mem::build_part`] and [`PartWriter::finish`].
+    /// As [`start_part`](Self::start_part), [`build_part`](crate::table::build_part) and [`PartWriter::finish`].
     pub fn add_part(&mut self, part: Part, records: &[RecordRef<'_>]) -> Result<(), BuildError> {
         if records.is_empty() {
             return Ok(());
         }
-        let (schema, profile) = (self.directory.schema.clone(), self.directory.profile);
-        let (layout, writer) = mem::build_part(&schema, profile, part, records, self.start_part(part)?)?;
+        let (origin, schema, profile) = (self.directory.origin, self.directory.schema.clone(), self.directory.profile);
+        let writer = self.start_part(part)?;
+        let (layout, resident, mut writer) = build_sections(&schema, profile, origin, part, records, writer)?;
+        if layout.block_len() > 0 {
+            writer.end_blocks();
+        }
+        writer.write_all(&resident)?;
         writer.finish(&layout)
+    }
+
+    /// Adds a part whose data has been built.
+    ///
+    /// # Errors
+    /// As [`start_part`](Self::start_part) and [`PartWriter::finish`].
+    pub fn put_part(&mut self, part: Part, layout: &PartLayout, data: &[u8]) -> Result<(), BuildError> {
+        let mut writer = self.start_part(part)?;
+        let (blocks, resident) =
+            data.split_at(usize::try_from(layout.block_len()).unwrap_or(data.len()).min(data.len()));
+        writer.write_all(blocks)?;
+        writer.end_blocks();
+        writer.write_all(resident)?;
+        writer.finish(layout)
     }
 
     /// Writes directory and footer; gives what was written, and the output.
@@ -393,7 +490,7 @@ impl<W: Write> PackWriter<W> {
         if let Some(part) = self.open {
             return Err(BuildError::PartOrder { part: part.0, reason: "it was not finished" });
         }
-        self.align()?;
+        self.align(ALIGN)?;
         let directory_start = self.written;
         let directory = self.directory.encode();
         let footer = Footer {
@@ -418,9 +515,9 @@ impl<W: Write> PackWriter<W> {
         Ok(())
     }
 
-    fn align(&mut self) -> io::Result<()> {
-        let padding = self.written.next_multiple_of(ALIGN) - self.written;
-        self.write(&[0; ALIGN as usize][..padding as usize])
+    fn align(&mut self, alignment: u64) -> io::Result<()> {
+        let padding = self.written.next_multiple_of(alignment) - self.written;
+        self.write(&[0; BLOCK_BYTES][..padding as usize])
     }
 }
 
@@ -434,12 +531,22 @@ pub struct PartWriter<'a, W> {
 }
 
 impl<W: Write> PartWriter<'_, W> {
+    /// Ends the block section of an idx or blk part: what is written from here on is resident. Chunks are cut anew.
+    pub fn end_blocks(&mut self) {
+        self.chunker.end_section();
+    }
+
     /// Ends the part, whose data has this layout.
     ///
     /// # Errors
-    /// `Limit` if the layout is not that of the pack's table or of as many bytes as were written.
-    pub fn finish(self, layout: &MemLayout) -> Result<(), BuildError> {
+    /// `Limit` if the layout is not that of the pack's table or of as many bytes as were written, in either section.
+    pub fn finish(self, layout: &PartLayout) -> Result<(), BuildError> {
         layout.matches(&self.pack.directory.schema).map_err(|error| BuildError::Limit(error.to_string()))?;
+        let blocks = self.chunker.ended();
+        if blocks != layout.block_len() {
+            let reason = format!("part {} has {blocks} bytes of blocks, its layout {}", self.part, layout.block_len());
+            return Err(BuildError::Limit(reason));
+        }
         let (chunks, len) = self.chunker.finish();
         if len != layout.data_len() {
             let reason = format!("part {} has {len} bytes, its layout {}", self.part, layout.data_len());

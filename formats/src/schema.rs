@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::FormatError;
+use crate::table::kind_number;
 
 /// Where a table's records live while served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -155,11 +156,7 @@ impl Schema {
             ValueType::F32(d) => (2, d),
             ValueType::F16(d) => (3, d),
         };
-        let kind = match self.kind {
-            TableKind::Mem => 1,
-            TableKind::Idx => 2,
-            TableKind::Blk => 3,
-        };
+        let kind = kind_number(self.kind);
         let key = match self.key {
             KeyType::U64 => 0,
             KeyType::Bytes => 1,

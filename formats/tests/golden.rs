@@ -13,6 +13,7 @@ use fkv_formats::inspect::{Inspection, inspect};
 use fkv_formats::manifest::Form;
 use fkv_formats::record::{Key, RecordRef};
 use fkv_formats::schema::KeyType;
+use fkv_formats::table::PartLayout;
 use fkv_formats::table::mem::{Probe, Shape};
 use samples::{ORIGIN, Sample, build_pack, form_of};
 
@@ -39,11 +40,52 @@ fn packs_are_built_as_before_and_read() {
             let part = pack.directory.part(record.part()).expect("the pack has the part");
             let image = &object[part.range().start as usize..part.range().end as usize];
             verify_part(image, part, ORIGIN).expect("a sound part");
-            let found = part.layout().expect("a sound header").find(image, record.h, record.key);
+            let found = part.mem_layout().expect("a sound header").find(image, record.h, record.key);
             let found = found.unwrap_or_else(|| panic!("{record:?} is lost"));
             assert_eq!((Some(found.value), found.expiry), (record.value, record.expiry));
         }
     }
+}
+
+#[test]
+fn packs_on_disk_are_built_as_before_and_read() {
+    for sample in Sample::golden_on_disk() {
+        let object = golden(&format!("{}.pack", sample.name), &build_pack(&sample).1);
+        let Ok(Inspection::Pack(pack)) = inspect(&object) else { panic!("{} is a pack", sample.name) };
+        assert!(pack.is_sound(), "{}: {pack:?}", sample.name);
+        assert_eq!((pack.directory.origin, &pack.directory.schema), (ORIGIN, &sample.schema));
+        assert_eq!(pack.directory.profile, sample.profile);
+        let mut records = sample.records().into_iter();
+        for part in &pack.directory.parts {
+            assert!(part.offset.is_multiple_of(4096), "blocks are read from whole pages");
+            let data = &object[part.range().start as usize..part.range().end as usize];
+            let layout = part.layout().expect("a sound header");
+            for read in layout.iter(data, part.part, ORIGIN) {
+                assert_eq!(Some(read.expect("a sound part")), records.next());
+            }
+        }
+        assert_eq!(records.next(), None);
+    }
+}
+
+/// The golden files on disk hold every way their parts can be laid out.
+#[test]
+fn golden_packs_on_disk_cover_every_geometry() {
+    let (mut probes, mut filters, mut long_runs) = (Vec::new(), Vec::new(), 0);
+    for sample in Sample::golden_on_disk() {
+        let Ok(Inspection::Pack(pack)) = inspect(&build_pack(&sample).1) else { panic!("a pack") };
+        for part in pack.parts {
+            long_runs += part.blocks.long_runs;
+            match part.layout.expect("a sound header") {
+                PartLayout::Mem(_) => panic!("a table on disk"),
+                PartLayout::Idx(layout) => probes.push(layout.probe()),
+                PartLayout::Blk(layout) => filters.push(layout.filter_len() > 0),
+            }
+        }
+    }
+    assert!(probes.contains(&Probe::Scan) && probes.contains(&Probe::Sorted));
+    assert!(filters.contains(&true) && filters.contains(&false));
+    assert!(long_runs >= 2, "{long_runs} runs of several blocks");
 }
 
 /// The golden files hold every way a memory part can be laid out.
@@ -52,7 +94,7 @@ fn golden_packs_cover_every_geometry() {
     let mut seen: Vec<(Shape, Probe, bool)> = Vec::new();
     for sample in Sample::golden() {
         for part in build_pack(&sample).0.directory.parts {
-            let layout = part.layout().expect("a sound header");
+            let layout = part.mem_layout().expect("a sound header");
             seen.push((layout.shape(), layout.probe(), layout.h_bytes() == 6));
         }
     }

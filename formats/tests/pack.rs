@@ -60,7 +60,7 @@ fn a_pack_is_read_from_its_tail_alone() {
     for part in &summary.directory.parts {
         let image = data(&object, part.range());
         verify_part(image, part, ORIGIN).expect("as written");
-        for read in part.layout().expect("a sound header").iter(image, part.part) {
+        for read in part.mem_layout().expect("a sound header").iter(image, part.part) {
             assert_eq!(Some(read.expect("a sound image")), records.next());
         }
     }
@@ -144,7 +144,7 @@ fn parts_out_of_order_or_unfinished_are_refused() {
             .expect("built");
     let mut part = pack.start_part(Part(3)).expect("the first part");
     std::io::Write::write_all(&mut part, &image[1..]).expect("memory takes all");
-    assert!(matches!(part.finish(&layout), Err(BuildError::Limit(_))));
+    assert!(matches!(part.finish(&layout.into()), Err(BuildError::Limit(_))));
 }
 
 #[test]
@@ -222,6 +222,8 @@ fn a_form_survives_its_bytes_and_no_others() {
     let form = form_of(&sample.schema, &[("p/pack-00000", &summary)]);
     let bytes = form.encode();
     assert_eq!(Form::decode(&bytes), Ok(form.clone()));
+    let filtered = Form { profile: Profile { filter: Profile::FILTER_FUSE8, ..form.profile }, ..form.clone() };
+    assert_eq!(Form::decode(&filtered.encode()), Ok(filtered));
     assert_eq!((form.records(), form.layers[0].objects.len()), (sample.records().len() as u64, 1));
     let entry = form.layers[0].part(Part(2399));
     assert_eq!((entry.digest, entry.origin(form.uid)), (summary.directory.parts[1].digest, ORIGIN));
@@ -241,13 +243,15 @@ fn a_form_that_contradicts_itself_is_refused() {
     let sample = Sample::new(&schema(KeyType::U64, ValueType::F32(1), false), &[0], 20);
     let (summary, _) = build_pack(&sample);
     let good = form_of(&sample.schema, &[("pack", &summary)]).encode();
-    let entry = 64 + 4 + 8 + 8 + 1 + 4;
-    let object = 64 + 4;
+    let object = 72 + 4;
+    let entry = object + 8 + 8 + 1 + 4;
     for (at, bytes, what) in [
-        (63, vec![0], "no layers"),
-        (63, vec![2], "a layer that is not there"),
-        (63, vec![255], "too many layers"),
-        (64, vec![255; 4], "too many objects"),
+        (64, vec![0], "no layers"),
+        (64, vec![2], "a layer that is not there"),
+        (64, vec![255], "too many layers"),
+        (65, vec![1], "a reserved byte"),
+        (63, vec![2], "an unknown filter"),
+        (72, vec![255; 4], "too many objects"),
         (object, vec![1, 0, 0, 0, 0, 0, 0, 0], "an object shorter than its tail"),
         (object + 16, vec![0], "an object without a path"),
         (object + 17, vec![0xff], "a path that is not UTF-8"),
@@ -340,7 +344,7 @@ proptest! {
             for part in &directory.parts {
                 prop_assert!(part.range().end <= object.len() as u64);
                 if let Ok(layout) = part.layout() {
-                    let _ = layout.iter(data(&object, part.range()), part.part).count();
+                    let _ = layout.iter(data(&object, part.range()), part.part, ORIGIN).count();
                 }
             }
         }

@@ -8,6 +8,11 @@ use fkv_meta::key::check_name;
 use fkv_meta::record::RetainOld;
 use serde::{Deserialize, Serialize};
 
+/// With less than this the reads of a few requests would wait for each other's buffers.
+const IO_BUFFER_BYTES_MIN: u64 = 1 << 20;
+/// Most rings, threads, and reads in flight: beyond what any device takes, far below what would overflow.
+const IO_COUNT_MAX: usize = 4096;
+
 /// Configuration of one server. Every field but `module`, `server` and `data_dir` has a usable default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +51,59 @@ pub struct KvConfig {
     pub unassigned_grace_s: u64,
     /// Limits of requests.
     pub limits: RequestLimits,
+    /// How local files are read for lookups.
+    pub io: IoConfig,
+    /// Bytes of the cache of records read from local files; 0 switches it off. It gets a sixteenth of `memory_bytes_max` at
+    /// most, and none where that is less than a mebibyte.
+    pub record_cache_bytes: u64,
+}
+
+/// How local files are read for lookups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IoConfig {
+    /// Which engine reads.
+    pub engine: IoEngine,
+    /// Rings, each with a thread of its own; 0: one per core, at most 4. For io_uring.
+    pub rings: usize,
+    /// Threads that read where io_uring does not; no more reads than that are in flight.
+    pub pread_threads: usize,
+    /// Reads in flight per device. More than the device takes at once only wait in the kernel instead of here, where
+    /// requests take turns.
+    pub in_flight_max: usize,
+    /// Bytes of buffers for reads of one block. They are locked in memory from the start.
+    pub buffer_bytes: u64,
+    /// Most bytes of buffers for longer reads; per ring, a single longer one is let through when it is alone.
+    pub long_buffer_bytes_max: u64,
+    /// Files that are registered with the rings. Reads of files beyond that cost a little more.
+    pub files_max: u32,
+}
+
+/// What reads local files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoEngine {
+    /// io_uring, or threads where it is refused.
+    #[default]
+    Auto,
+    /// io_uring; without it the server does not start.
+    Uring,
+    /// Threads that call pread.
+    Pread,
+}
+
+impl Default for IoConfig {
+    fn default() -> Self {
+        Self {
+            engine: IoEngine::Auto,
+            rings: 0,
+            pread_threads: 16,
+            in_flight_max: 256,
+            buffer_bytes: 32 << 20,
+            long_buffer_bytes_max: 64 << 20,
+            files_max: 1024,
+        }
+    }
 }
 
 /// Bounds on what clients may ask. A request that is too large is refused with `OUT_OF_RANGE`: it has to be split. One
@@ -103,6 +161,8 @@ impl Default for KvConfig {
             retain_old: None,
             unassigned_grace_s: 600,
             limits: RequestLimits::default(),
+            io: IoConfig::default(),
+            record_cache_bytes: 256 << 20,
         }
     }
 }
@@ -116,6 +176,13 @@ pub struct BadConfig {
 }
 
 impl KvConfig {
+    /// Bytes that the record cache gets.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        const LEAST: u64 = 1 << 20;
+        let bytes = self.record_cache_bytes.min(self.memory_bytes_max / 16);
+        if bytes < LEAST { 0 } else { bytes }
+    }
+
     /// Checks what the types cannot.
     ///
     /// # Errors
@@ -141,7 +208,22 @@ impl KvConfig {
         if self.limits.reply_memory_bytes_max < self.limits.reply_bytes_max as u64 {
             return bad("limits.reply_memory_bytes_max", "must be at least `limits.reply_bytes_max`");
         }
+        if self.io.buffer_bytes < IO_BUFFER_BYTES_MIN {
+            return bad("io.buffer_bytes", &format!("must be at least {IO_BUFFER_BYTES_MIN}"));
+        }
+        for (field, value) in [
+            ("io.rings", self.io.rings),
+            ("io.pread_threads", self.io.pread_threads),
+            ("io.in_flight_max", self.io.in_flight_max),
+        ] {
+            if value > IO_COUNT_MAX {
+                return bad(field, &format!("must be at most {IO_COUNT_MAX}"));
+            }
+        }
         let positive = [
+            ("io.pread_threads", self.io.pread_threads as u64),
+            ("io.in_flight_max", self.io.in_flight_max as u64),
+            ("io.files_max", u64::from(self.io.files_max)),
             ("load_reads", self.load_reads as u64),
             ("load_read_bytes", self.load_read_bytes),
             ("group_bytes", self.group_bytes),
@@ -192,6 +274,10 @@ mod tests {
         let mut config = usable();
         config.limits.keys_max = 0;
         assert!(config.validate().expect_err("no keys").to_string().contains("limits.keys_max"));
+        config = KvConfig { io: IoConfig { buffer_bytes: 4096, ..IoConfig::default() }, ..usable() };
+        assert!(config.validate().expect_err("one buffer").to_string().contains("io.buffer_bytes"));
+        config = KvConfig { io: IoConfig { in_flight_max: 0, ..IoConfig::default() }, ..usable() };
+        assert!(config.validate().expect_err("no reads").to_string().contains("io.in_flight_max"));
         config = KvConfig { server: "a/b".into(), ..usable() };
         assert!(config.validate().expect_err("bad name").to_string().contains("`server`"));
         config = KvConfig { data_dir: PathBuf::new(), ..usable() };

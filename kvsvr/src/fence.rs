@@ -133,6 +133,7 @@ mod tests {
             schema,
             retain_versions: 1,
             retain_old: RetainOld::Ram,
+            filter: Default::default(),
             created_ms: 0,
             head: Default::default(),
             epoch: Epoch(epoch),

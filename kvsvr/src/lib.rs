@@ -11,13 +11,18 @@
 //! pointer when the news of the alignment arrives. It serves on without metadata and without the store, also after a
 //! restart.
 
+mod cache;
 mod config;
+mod faults;
 mod fence;
 mod fetch;
 mod image;
+mod io;
 mod ledger;
 mod load;
 mod lookup;
+#[doc(hidden)]
+pub mod measure;
 mod report;
 mod server;
 mod service;
@@ -26,5 +31,5 @@ mod table;
 mod throttle;
 mod watch;
 
-pub use config::{BadConfig, KvConfig, RequestLimits};
+pub use config::{BadConfig, IoConfig, IoEngine, KvConfig, RequestLimits};
 pub use server::{KvServer, StartError};

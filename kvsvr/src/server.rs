@@ -19,12 +19,16 @@ use fkv_store::object::Store;
 use tokio::sync::watch;
 use tonic::transport::Server;
 
+use crate::cache::RecordCache;
 use crate::config::{BadConfig, KvConfig};
+use crate::faults::Faults;
 use crate::fence::World;
 use crate::fetch::Fetcher;
 use crate::image::{LocalFile, LocalImage, Reaper, Registry};
+use crate::io as block_io;
 use crate::ledger::Ledger;
 use crate::load::Loader;
+use crate::lookup::DiskReader;
 use crate::report::Reporter;
 use crate::service::{HoldUntilSent, KvService};
 use crate::state_file::{self, FileState, IMAGES_DIR, State, StateError, StateWriter};
@@ -60,6 +64,9 @@ pub enum StartError {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// Local files cannot be read in the way that was asked for.
+    #[error("cannot start the reads of local files: {0}")]
+    Io(io::Error),
     /// A service could not be set up.
     #[error("cannot set up the service: {0}")]
     Service(String),
@@ -105,6 +112,9 @@ impl KvServer {
             addr: config.advertise.clone().unwrap_or_else(|| addr.to_string()),
         };
         let reporter = Reporter::start(&env, meta.clone(), mirror.subscribe(), config.lease_ttl(), claim);
+        let io = block_io::open(&config.io).map_err(StartError::Io)?;
+        let cache = RecordCache::new(config.cache_bytes()).map_err(StartError::Io)?;
+        let faults = Arc::new(Faults::default());
         let loader = Arc::new(Loader {
             env: env.clone(),
             meta,
@@ -112,6 +122,9 @@ impl KvServer {
             ledger: Arc::clone(&ledger),
             reaper,
             images_dir: config.data_dir.join(IMAGES_DIR),
+            io: Arc::clone(&io),
+            cache: Arc::clone(&cache),
+            cache_room: Default::default(),
             reads: config.load_reads,
             read_bytes: config.load_read_bytes,
             group_bytes: config.group_bytes,
@@ -124,6 +137,7 @@ impl KvServer {
                 config: config.clone(),
                 loader,
                 ledger: Arc::clone(&ledger),
+                faults: Arc::clone(&faults),
                 registry: Arc::clone(&registry),
                 views: mirror.subscribe(),
                 reporter,
@@ -136,8 +150,9 @@ impl KvServer {
         );
         let control = env.spawn.spawn("controller", Box::pin(controller.run()));
 
+        let disk = DiskReader { io, cache, faults };
         let service =
-            KvService::new(&env, &config.module, &config.server, &config.limits, registry, Arc::clone(&ledger));
+            KvService::new(&env, &config.module, &config.server, &config.limits, registry, Arc::clone(&ledger), disk);
         let (router, health_task) = router(&env, &config, service, ready.clone())?;
         let incoming = fkv_env::incoming(listener, Arc::clone(&env.clock));
         let mut serving_stopped = stopped;

@@ -3,6 +3,7 @@
 //! ```text
 //!   metadata view ─┐                        ┌─▶ picture for requests (flip: one pointer store)
 //!   load ended ────┤                        ├─▶ loads, started and cancelled
+//!   damage read ───┤
 //!   reports settled┼─▶ round: every table ──┼─▶ desired reports
 //!   retry due ─────┤      steps             ├─▶ STATE, files to remove
 //!   room was made ─┘                        └─▶ health: ready
@@ -18,14 +19,15 @@ use fkv_env::Env;
 use fkv_formats::id::{ContentId, Role, Slot, TableUid};
 use fkv_formats::route::RoleTable;
 use fkv_meta::View;
-use fkv_meta::record::{RetainOld, SectState, Topology};
+use fkv_meta::record::{SectState, Topology};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::KvConfig;
+use crate::faults::{Damage, Faults};
 use crate::fence::{Behind, World};
 use crate::image::{Entry, PartSet, Picture, Registry};
 use crate::ledger::Ledger;
-use crate::load::{LoadRequest, Loaded, Loader, check_kind};
+use crate::load::{LoadRequest, Loaded, Loader};
 use crate::report::{Desired, Reporter};
 use crate::state_file::{State, StateWriter};
 use crate::table::{Discarded, Effects, OwnedSlot, Surroundings, Table, Trouble, Wanted};
@@ -44,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) config: KvConfig,
     pub(crate) loader: Arc<Loader>,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) faults: Arc<Faults>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) views: watch::Receiver<Arc<View>>,
     pub(crate) reporter: Reporter,
@@ -108,6 +111,7 @@ impl Controller {
     pub(crate) async fn run(mut self) {
         let mut settled = self.parts.reporter.settled();
         let ledger = Arc::clone(&self.parts.ledger);
+        let faults = Arc::clone(&self.parts.faults);
         loop {
             // Registered before the round: what is given back during it must not be missed.
             let room = ledger.given_back();
@@ -130,6 +134,7 @@ impl Controller {
                 changed = self.parts.views.changed() => if changed.is_err() { break },
                 changed = settled.changed() => if changed.is_err() { break },
                 Some(ended) = self.ended.recv() => self.load_ended(ended),
+                damage = faults.next() => self.note_damage(damage),
                 () = wake => {}
                 () = room, if has_room_trouble => self.tables.values_mut().for_each(|table| table.room_was_made(&ledger)),
                 () = told_to_stop(&mut self.parts.stop) => break,
@@ -232,13 +237,7 @@ impl Controller {
             let wanted = match self.world.tables.get(uid) {
                 Some(record) if !unassigned => {
                     let retain = self.parts.config.retain_old.unwrap_or(record.retain_old);
-                    match check_kind(&record.schema) {
-                        Ok(()) => Wanted::Table { target: record.target, aligned: record.aligned, retain },
-                        Err(reason) => {
-                            table.refuse(&reason);
-                            Wanted::Table { target: None, aligned: None, retain: RetainOld::Ram }
-                        }
-                    }
+                    Wanted::Table { target: record.target, aligned: record.aligned, retain }
                 }
                 _ => Wanted::Nothing,
             };
@@ -312,6 +311,22 @@ impl Controller {
             let _ = sender.send(LoadEnded { uid, id, outcome });
         };
         table.load_began(id, label, self.parts.env.spawn.spawn("load", Box::pin(task)));
+    }
+
+    /// Goes on without the parts that proved damaged; the next round fetches them.
+    fn note_damage(&mut self, damage: Damage) {
+        for ((uid, content), parts) in damage {
+            let Some(table) = self.tables.get_mut(&uid) else { continue };
+            tracing::error!(
+                table = %table.record().name, content = %content.short(), parts = parts.len(),
+                "ALERT: data on local disk is damaged; it is fetched again"
+            );
+            let mut effects = Effects::default();
+            table.note_damage(content, &parts, &mut effects);
+            for image in &effects.retired {
+                self.parts.loader.reaper.retire(image);
+            }
+        }
     }
 
     fn load_ended(&mut self, ended: LoadEnded) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fkv_formats::id::{ContentId, Version};
 use fkv_formats::route::{RoleTable, part_of};
-use fkv_formats::schema::{KeyType, Storage, TableKind, ValueType};
+use fkv_formats::schema::{KeyType, Storage, ValueType};
 use fkv_rpc::packed::{KeyStatus, Reply, SectionStatus, Selector, ValueForm};
 use fkv_rpc::status::ErrorKind;
 
@@ -282,23 +282,6 @@ async fn a_dropped_table_leaves_nothing_behind() {
         .map(|entry| entry.name)
         .collect();
     assert!(!names.is_empty() && names.iter().all(|name| name.starts_with(&format!("{:016x}-", again.0))), "{names:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_of_a_kind_that_is_not_served_is_a_clear_problem() {
-    let cluster = Cluster::new(&[("a", 1)]).await;
-    let mut on_disk = schema(KeyType::U64, ValueType::I64);
-    on_disk.kind = TableKind::Idx;
-    let uid = cluster.create_table("t", &on_disk).await;
-    let server = cluster.start("a-0").await;
-    let status = server.wait_status("the table to be heard of", |status| !status.tables.is_empty()).await;
-    assert_eq!(table_status(&status, uid).expect("known").problem, "tables of kind idx are not served yet");
-    let view = cluster
-        .wait_meta("the problem to be reported", |view| {
-            view.valid_report(&"a/0".parse().expect("a slot")).is_some_and(|report| report.problems.contains_key(&uid))
-        })
-        .await;
-    drop(view);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,11 +67,7 @@ async fn tables_that_cannot_be_are_refused() {
     refused(control.try_create("narrow", &f16_of_bytes).await, Code::InvalidArgument, &["f32"]);
     let no_dimension = fkv_formats::schema::Schema { value: ValueType::F32(0), ..schema.clone() };
     refused(control.try_create("flat", &no_dimension).await, Code::InvalidArgument, &["f32[0]"]);
-    for kind in [fkv_formats::schema::TableKind::Idx, fkv_formats::schema::TableKind::Blk] {
-        let on_disk = fkv_formats::schema::Schema { kind, ..schema.clone() };
-        refused(control.try_create("ssd", &on_disk).await, Code::Unimplemented, &["mem"]);
-    }
-    for gone in ["narrow", "flat", "ssd"] {
+    for gone in ["narrow", "flat"] {
         refused(control.try_table(gone).await, Code::NotFound, &[gone]);
     }
 }

@@ -2,10 +2,46 @@
 
 use fkv_client::{ClientError, Keys, ReadOptions, TableRead};
 use fkv_formats::id::Version;
+use fkv_formats::schema::{Schema, TableKind};
 use fkv_tests::cluster::Cluster;
 use fkv_tests::model::{Answer, Model, Shape};
 use fkv_tests::reads::answer_at;
 use fkv_tests::wait;
+
+/// Tables whose records are on SSD answer every key of every version as those in memory do, also when a server has come
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_on_ssd_answer_like_those_in_memory() {
+    let mut cluster = Cluster::start(2, 2).await;
+    let control = cluster.control.clone();
+    let model = Model::new(7, 3_000, Shape::I64);
+    let kinds = [("m", TableKind::Mem), ("i", TableKind::Idx), ("b", TableKind::Blk)];
+    let client = cluster.client().await;
+    let keys: Vec<u64> = (0..model.keys).map(|index| model.key(index)).collect();
+    for (name, kind) in kinds {
+        control.create(name, &Schema { kind, ..model.schema() }).await;
+    }
+    for version in [Version(1), Version(2)] {
+        for (name, _) in kinds {
+            control.load(name, cluster.model_load(name, &model, version)).await;
+        }
+        if version == Version(2) {
+            cluster.crash("a/1");
+            cluster.restart("a/1").await;
+        }
+        for (name, kind) in kinds {
+            let answer = client.get(name, Keys::U64(&keys), &ReadOptions::default()).await.expect("loaded");
+            assert_eq!(answer.label.version, version, "{kind}");
+            for (position, index) in (0..model.keys).enumerate() {
+                assert_eq!(
+                    answer_at(&answer, position),
+                    model.answer(version, 0, index, 0),
+                    "{kind} {version} {index}"
+                );
+            }
+        }
+    }
+}
 
 /// A table dropped and made again under its name shares nothing with the old one: not its versions, its tasks, its
 /// submit ids, its epochs; and no client is given values of the old one.

@@ -117,9 +117,13 @@ pub(crate) struct UpArgs {
 /// `fkv demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Users in the narrow table (one feature each); the wide table (16 features) has an eighth of them.
-    #[arg(long, value_name = "N", default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
-    pub(crate) rows: u64,
+    /// Users in the narrow table (one feature each); the wide table (16 features) has an eighth of them [default:
+    /// 5000000, with records on SSD 500000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+    pub(crate) rows: Option<u64>,
+    /// Kind of the tables: mem, idx or blk.
+    #[arg(long, default_value_t = TableKind::Mem)]
+    pub(crate) kind: TableKind,
     /// Use this new or empty directory and keep it, instead of a temporary one.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
@@ -175,6 +179,18 @@ pub(crate) struct TableCreateArgs {
     /// What servers keep of the version before the shown one: ram (a rollback to it is a flip) or disk.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) retain_old: RetainOld,
+    /// For kind blk, what spares reads for absent keys: none, or fuse8 in memory, 9 bits per key [default for blk: fuse8]
+    #[arg(long, value_enum)]
+    pub(crate) filter: Option<Filter>,
+}
+
+/// How absent keys of a blk table are told without reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Filter {
+    /// The block where the key would be is read.
+    None,
+    /// A binary fuse filter of 8-bit fingerprints.
+    Fuse8,
 }
 
 /// What servers keep of a replaced image.

@@ -19,8 +19,7 @@ use fkv_formats::pack::{PackSummary, PackWriter};
 use fkv_formats::path::Attempt;
 use fkv_formats::record::RecordRef;
 use fkv_formats::schema::Schema;
-use fkv_formats::table::Profile;
-use fkv_formats::table::mem::{MemLayout, build_part};
+use fkv_formats::table::{PartLayout, Profile, build_part};
 use fkv_meta::record::Duplicates;
 use fkv_store::{ObjectWriter, Store};
 
@@ -60,7 +59,7 @@ pub(crate) struct Built {
 
 /// The image of a part.
 struct Image {
-    layout: MemLayout,
+    layout: PartLayout,
     data: Vec<u8>,
 }
 
@@ -171,9 +170,7 @@ impl Packer {
             Some(pack) => pack,
             none => none.insert(PackWriter::new(Vec::new(), *origin, schema, *profile)?),
         };
-        let mut writer = pack.start_part(part)?;
-        std::io::Write::write_all(&mut writer, &image.data)?;
-        writer.finish(&image.layout)?;
+        pack.put_part(part, &image.layout, &image.data)?;
         if pack.bytes_written() >= *pack_bytes {
             self.end_pack()?;
         }
@@ -220,7 +217,7 @@ fn build_one(runs: &[Run], settings: &Settings, part: Part, stop: bool) -> PartO
         return outcome;
     }
     let records: Vec<RecordRef<'_>> = rows.records().collect();
-    match build_part(&settings.schema, settings.profile, part, &records, Vec::new()) {
+    match build_part(&settings.schema, settings.profile, settings.origin, part, &records, Vec::new()) {
         Ok((layout, data)) => outcome.image = Some(Image { layout, data }),
         Err(error) => outcome.error = Some(error),
     }

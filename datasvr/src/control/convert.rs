@@ -2,7 +2,7 @@
 
 use fkv_formats::id::{Slot, TableUid, Version};
 use fkv_meta::record::{
-    Duplicates, FormKind, InputFormat, Label, LoadMode, LoadSpec, NullPolicy, Progress, RetainOld, SectState,
+    Duplicates, Filter, FormKind, InputFormat, Label, LoadMode, LoadSpec, NullPolicy, Progress, RetainOld, SectState,
     TablePhase, TableRecord, TaskRecord, TaskState, VersionKind, VersionRecord, VersionState,
 };
 use fkv_meta::state::is_quarantined;
@@ -33,6 +33,10 @@ pub(super) fn table(uid: TableUid, table: &TableRecord) -> rpc::Table {
         retain_old: match table.retain_old {
             RetainOld::Ram => "ram".to_owned(),
             RetainOld::Disk => "disk".to_owned(),
+        },
+        filter: match table.filter {
+            Filter::None => "none".to_owned(),
+            Filter::Fuse8 => "fuse8".to_owned(),
         },
         created_unix_ms: table.created_ms,
         head: table.head.0,

@@ -1,13 +1,13 @@
 //! Tables: create, list, show, drop.
 
 use fkv_formats::schema::{KeyType, Schema, TableKind, ValueType};
-use fkv_meta::record::RetainOld;
+use fkv_meta::record::{Filter, RetainOld};
 use fkv_meta::txn::{self, NewTable};
 use fkv_meta::{Refusal, Stamped, View};
 use fkv_rpc::control as rpc;
 use tonic::Status;
 
-use super::failure::{bad_request, of_change, of_refusal, unsupported};
+use super::failure::{bad_request, of_change, of_refusal};
 use super::{Service, convert, expected};
 
 /// Versions kept unless told otherwise.
@@ -35,9 +35,6 @@ fn new_table(request: rpc::CreateTableRequest) -> Result<NewTable, Status> {
         text.parse().map_err(bad_request)
     }
     let kind: TableKind = if request.kind.is_empty() { TableKind::Mem } else { required(&request.kind, "kind")? };
-    if kind != TableKind::Mem {
-        return Err(unsupported(format!("tables of kind {kind} are not built in this release: use kind mem")));
-    }
     let key: KeyType = required(&request.key_type, "the key type (u64 or bytes)")?;
     let value: ValueType = required(&request.value_type, "the value type (bytes, i64, f32, f32[d], f16 or f16[d])")?;
     let (storage, f16_overflow) = (word(&request.storage)?, word(&request.f16_overflow)?);
@@ -49,9 +46,17 @@ fn new_table(request: rpc::CreateTableRequest) -> Result<NewTable, Status> {
             return Err(bad_request(format!("unknown value `{other}` for retain_old: expected `ram` or `disk`")));
         }
     };
+    let filter = match (request.filter.as_str(), kind) {
+        ("", TableKind::Blk) | ("fuse8", _) => Filter::Fuse8,
+        ("", TableKind::Mem | TableKind::Idx) | ("none", _) => Filter::None,
+        (other, _) => {
+            let other: String = other.chars().take(SHOWN_BYTES).collect();
+            return Err(bad_request(format!("unknown value `{other}` for filter: expected `none` or `fuse8`")));
+        }
+    };
     let retain_versions = if request.retain_versions == 0 { RETAIN_VERSIONS } else { request.retain_versions };
     let schema = Schema { kind, key, value, storage, f16_overflow, ttl: request.ttl };
-    Ok(NewTable { name: request.name, schema, retain_versions, retain_old })
+    Ok(NewTable { name: request.name, schema, retain_versions, retain_old, filter })
 }
 
 pub(super) async fn create(service: &Service, request: rpc::CreateTableRequest) -> Result<rpc::Table, Status> {

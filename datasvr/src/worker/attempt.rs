@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fkv_formats::path::Attempt;
+use fkv_formats::table::Profile;
 use fkv_meta::key::TASK_LOCK;
-use fkv_meta::record::{JobRecord, JobState, ObjectRef, Progress, TaskState};
+use fkv_meta::record::{Filter, JobRecord, JobState, ObjectRef, Progress, TaskState};
 use fkv_meta::store::Revision;
 use fkv_meta::{Stamped, txn};
 
@@ -21,6 +22,15 @@ use crate::object;
 use crate::plan::{FrozenInputs, Plan, from_json, to_json};
 use crate::progress::{Meter, Stage};
 use crate::publish;
+
+/// The profile of tables with this filter.
+const fn profile(filter: Filter) -> Profile {
+    let filter = match filter {
+        Filter::None => 0,
+        Filter::Fuse8 => Profile::FILTER_FUSE8,
+    };
+    Profile { filter, ..Profile::CURRENT }
+}
 
 /// How often progress is written.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -100,6 +110,7 @@ impl Worker {
             table.head.next(),
             as_of,
             table.schema.clone(),
+            profile(table.filter),
             &frozen,
         );
         let place = Self::place(hold, TASK_LOCK, hold.attempt, hold.token);

@@ -33,8 +33,8 @@ async fn bad_requests_say_what_is_wrong_and_change_nothing() {
         change(&mut request);
         client.create_table(request).await
     };
-    assert_fails(create(&|r| r.kind = "idx".into()).await, Unsupported, "kind idx");
-    assert_fails(create(&|r| r.kind = "blk".into()).await, Unsupported, "use kind mem");
+    assert_fails(create(&|r| r.filter = "bloom".into()).await, BadRequest, "`bloom`");
+    assert_fails(create(&|r| r.filter = "fuse8".into()).await, BadRequest, "only blk tables");
     assert_fails(create(&|r| r.kind = "ram".into()).await, BadRequest, "`ram`");
     assert_fails(create(&|r| r.key_type = "i32".into()).await, BadRequest, "`i32`");
     assert_fails(create(&|r| r.key_type = String::new()).await, BadRequest, "key type");

@@ -234,3 +234,32 @@ async fn an_input_without_rows_is_a_version_without_records() {
     assert!(world.decode("t", 1).await.is_empty());
     assert_eq!(world.digests("t", 1).await.len(), 2400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_table_holds_the_rows_and_blk_has_the_filter_it_was_given() {
+    let world = World::new().await;
+    let server = world.server("w1").await;
+    let mut client = world.client(&server);
+    let _slots = world.slots(&mut client).await;
+    world.put("a.parquet", &numbered(30_000, |id| id as f32 * 0.5));
+    for (name, kind, asked, filter) in [
+        ("m", "mem", "", 0),
+        ("i", "idx", "", 0),
+        ("b", "blk", "", 1),
+        ("n", "blk", "none", 0),
+        ("f", "blk", "fuse8", 1),
+    ] {
+        let request = rpc::CreateTableRequest { kind: kind.into(), filter: asked.into(), ..table(name, "f32") };
+        let made = client.create_table(request).await.expect("created").into_inner();
+        assert_eq!(made.filter, if filter == 1 { "fuse8" } else { "none" }, "{name}");
+        let task = run(&world, &mut client, load(name, world.url("a.parquet"))).await;
+        assert_eq!((task.state.as_str(), task.version), ("finished", 1), "{name}: {task:?}");
+        let records = world.decode(name, 1).await;
+        assert_eq!(records.len(), 30_000, "{name}");
+        for id in (0..30_000u64).step_by(97) {
+            assert_eq!(records[&OwnedKey::U64(id)], (0, (id as f32 * 0.5).to_le_bytes().to_vec()), "{name}");
+        }
+        assert_eq!(world.form(name, 1).await.profile.filter, filter, "{name}");
+    }
+    server.shutdown().await;
+}

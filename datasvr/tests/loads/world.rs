@@ -193,7 +193,7 @@ impl World {
             assert_eq!(described.digest, entry.digest);
             verify_part(&image, described, entry.origin(uid)).expect("the part's checksums match");
             let layout = described.layout().expect("the header parses");
-            for record in layout.iter(&image, part) {
+            for record in layout.iter(&image, part, entry.origin(uid)) {
                 let record = record.expect("the records decode");
                 let key = match record.key {
                     Key::U64(key) => OwnedKey::U64(key),
@@ -207,12 +207,17 @@ impl World {
         records
     }
 
-    /// The digests of all parts of a version.
-    pub(crate) async fn digests(&self, table: &str, version: u64) -> Vec<fkv_formats::id::Digest> {
+    /// How a version is stored.
+    pub(crate) async fn form(&self, table: &str, version: u64) -> Form {
         let (uid, _) = self.table(table).await;
         let record = self.meta().version(uid, Version(version)).await.expect("metadata answers").expect("a version");
         let bytes = self.store.get(&record.value.forms[0].object.path).await.expect("the form is there");
-        Form::decode(&bytes).expect("the form decodes").layers[0].digests()
+        Form::decode(&bytes).expect("the form decodes")
+    }
+
+    /// The digests of all parts of a version.
+    pub(crate) async fn digests(&self, table: &str, version: u64) -> Vec<fkv_formats::id::Digest> {
+        self.form(table, version).await.layers[0].digests()
     }
 }
 

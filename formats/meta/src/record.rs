@@ -163,6 +163,17 @@ pub enum RetainOld {
     Disk,
 }
 
+/// How a server tells absent keys of a `blk` table without reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// It reads the block where the key would be.
+    #[default]
+    None,
+    /// A binary fuse filter of 8-bit fingerprints in memory: about 9 bits per key, and one absent key in 256 is read for.
+    Fuse8,
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRecord {
@@ -175,6 +186,9 @@ pub struct TableRecord {
     /// What servers keep of a replaced image.
     #[serde(default)]
     pub retain_old: RetainOld,
+    /// The filter that its versions are built with.
+    #[serde(default)]
+    pub filter: Filter,
     /// When it was created, in Unix milliseconds.
     pub created_ms: u64,
     /// The newest committed version; 0 before the first.

@@ -24,6 +24,17 @@ pub(crate) fn schema(key: KeyType, value: ValueType, ttl: bool) -> Schema {
     Schema { kind: TableKind::Mem, key, value, storage, f16_overflow, ttl }
 }
 
+/// The schemas of one small table of every kind on disk and way to write records.
+pub(crate) fn disk_schemas() -> Vec<Schema> {
+    let of = |kind, key, value, ttl| Schema { kind, ..schema(key, value, ttl) };
+    vec![
+        of(TableKind::Idx, KeyType::U64, ValueType::F32(16), false),
+        of(TableKind::Idx, KeyType::Bytes, ValueType::Bytes, true),
+        of(TableKind::Blk, KeyType::U64, ValueType::Bytes, false),
+        of(TableKind::Blk, KeyType::Bytes, ValueType::F16(50), true),
+    ]
+}
+
 pub(crate) fn u64_of(key: &SampleKey) -> u64 {
     match key {
         SampleKey::U64(key) => *key,
@@ -35,6 +46,7 @@ pub(crate) fn u64_of(key: &SampleKey) -> u64 {
 pub(crate) struct Sample {
     pub(crate) name: String,
     pub(crate) schema: Schema,
+    pub(crate) profile: Profile,
     rows: Vec<Row>,
 }
 
@@ -78,7 +90,22 @@ impl Sample {
         let name = format!("{}-{}{}", schema.key, schema.value, if schema.ttl { "-ttl" } else { "" });
         let name = name.replace('[', "x").replace(']', "");
         let name = if schema.storage == Storage::F16 { format!("{name}-as-f16") } else { name };
-        Self { name, schema: schema.clone(), rows }
+        let name = if schema.kind == TableKind::Mem { name } else { format!("{}-{name}", schema.kind) };
+        Self { name, schema: schema.clone(), profile: Profile::CURRENT, rows }
+    }
+
+    /// The same records, built with a filter.
+    pub(crate) fn filtered(mut self) -> Self {
+        self.name.push_str("-filtered");
+        self.profile.filter = Profile::FILTER_FUSE8;
+        self
+    }
+
+    /// The same records, and one whose value takes `len` bytes.
+    pub(crate) fn with_long_value(mut self, len: usize) -> Self {
+        let row = self.rows.last_mut().expect("a sample has rows");
+        row.value = (0..len).map(|index| (index * 7 % 251) as u8).collect();
+        self
     }
 
     /// One small table of every shape, with and without expiry times.
@@ -108,7 +135,7 @@ impl Sample {
             expiry: 0,
             value: (distance as u32).to_le_bytes().to_vec(),
         };
-        Self { name: name.to_owned(), schema, rows: distances.map(row).collect() }
+        Self { name: name.to_owned(), schema, profile: Profile::CURRENT, rows: distances.map(row).collect() }
     }
 
     /// What golden files are made of: every shape, a sorted part, and one large enough for short slots.
@@ -117,6 +144,20 @@ impl Sample {
         samples.push(Self::at("u64-f32-sorted", 5, 1000..1500));
         let width = u64::MAX / u64::from(PART_COUNT) / 4000;
         samples.push(Self::at("u64-f32-large", 1200, (0..4000).map(|i| i * width + hash_u64(i) % width)));
+        samples
+    }
+
+    /// Golden tables on disk: every kind, with and without a filter, with records of several blocks.
+    pub(crate) fn golden_on_disk() -> Vec<Self> {
+        let sample = |schema: &Schema| {
+            let sample = Self::new(schema, &[0, 1, 2399], 70);
+            if schema.value == ValueType::Bytes { sample.with_long_value(9000) } else { sample }
+        };
+        let mut samples: Vec<Self> = disk_schemas().iter().map(sample).collect();
+        samples.push(sample(&disk_schemas()[2]).filtered());
+        let idx = Schema { kind: TableKind::Idx, ..schema(KeyType::U64, ValueType::F32(1), false) };
+        let sorted = Self { schema: idx, ..Self::at("idx-u64-f32-sorted", 5, 1000..1500) };
+        samples.push(sorted);
         samples
     }
 
@@ -141,7 +182,7 @@ impl Sample {
 /// Writes all parts of a sample.
 pub(crate) fn write_pack<W: Write>(sample: &Sample, out: W) -> (PackSummary, W) {
     let records = sample.records();
-    let mut pack = PackWriter::new(out, ORIGIN, &sample.schema, Profile::CURRENT).expect("memory takes all");
+    let mut pack = PackWriter::new(out, ORIGIN, &sample.schema, sample.profile).expect("memory takes all");
     for records in records.chunk_by(|a, b| a.part() == b.part()) {
         let part: Part = records[0].part();
         pack.add_part(part, records).expect("records in order");

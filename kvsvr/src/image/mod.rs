@@ -1,13 +1,17 @@
 //! What one server holds of one content: an immutable base.
 //!
 //! ```text
-//!   Image ── Base ── parts: 2400 × { group, start, length, layout }     one flat array
+//!   Image ── Base ── lines: 2400 × { first index line, buckets }        what lookups read, one flat array
+//!                 ├─ parts: 2400 × { group, start, length, layout }
 //!                 └─ groups: arenas of 64 MiB and more, shared between images by reference
+//!         └ DiskBase  instead, of tables whose records are on SSD: see [`disk`]
 //! ```
 //!
 //! An overlay of increments stands beside the base: a version that is a chain is refused until overlays are built.
 
 pub(crate) mod arena;
+mod disk;
+mod lines;
 mod local;
 mod pair;
 mod parts;
@@ -17,13 +21,17 @@ mod registry;
 use std::sync::Arc;
 
 use fkv_formats::id::{ContentId, PART_COUNT, Part, Version};
-use fkv_formats::table::mem::{MemLayout, Shape};
+use fkv_formats::table::mem::MemLayout;
 
+pub(crate) use self::arena::HUGE_PAGE_BYTES;
+pub(crate) use self::disk::{DiskBase, DiskFile, DiskLayout, DiskPart, DiskPlaced, HeldOnDisk, Whereabouts};
+pub(crate) use self::lines::{Home, Lines};
 pub(crate) use self::local::{Discarded, LocalFile, LocalImage};
 pub(crate) use self::pair::{Labelled, Pair, ServedTable};
 pub(crate) use self::parts::PartSet;
 pub(crate) use self::reaper::Reaper;
 pub(crate) use self::registry::{Entry, Picture, Registry};
+use crate::cache::CacheScope;
 use crate::image::arena::Arena;
 use crate::ledger::Reservation;
 
@@ -94,6 +102,8 @@ pub(crate) struct Image {
     version: Version,
     as_of: u32,
     base: Base,
+    /// The base of a table whose records are on SSD; `base` is empty then.
+    disk: Option<DiskBase>,
     parts: PartSet,
     records: u64,
 }
@@ -102,7 +112,8 @@ pub(crate) struct Image {
 struct Base {
     groups: Vec<Arc<Group>>,
     slots: Box<[Slot]>,
-    inline: bool,
+    /// Of the parts of `groups`, for lookups.
+    lines: Lines,
 }
 
 /// Builds an image, from nothing or from one that lacks parts.
@@ -112,17 +123,28 @@ pub(crate) struct ImageBuilder {
 }
 
 impl ImageBuilder {
-    /// An image without parts.
-    pub(crate) fn new(content: ContentId, version: Version, as_of: u32) -> Self {
+    /// An image without parts; of a table whose records are on SSD if there is a scope in the record cache for it.
+    pub(crate) fn new(content: ContentId, version: Version, as_of: u32, disk: Option<CacheScope>) -> Self {
         let slots = vec![Slot::Not; usize::from(PART_COUNT)].into_boxed_slice();
-        let base = Base { groups: Vec::new(), slots, inline: true };
-        Self { image: Image { content, version, as_of, base, parts: PartSet::EMPTY, records: 0 } }
+        let base = Base { groups: Vec::new(), slots, lines: Lines::new() };
+        let disk = disk.map(DiskBase::new);
+        Self { image: Image { content, version, as_of, base, disk, parts: PartSet::EMPTY, records: 0 } }
     }
 
     /// An image with the parts of `image`, in the same memory.
     pub(crate) fn extending(image: &Image) -> Self {
-        let Image { content, version, as_of, ref base, ref parts, records } = *image;
-        Self { image: Image { content, version, as_of, base: base.clone(), parts: parts.clone(), records } }
+        let Image { content, version, as_of, ref base, ref disk, ref parts, records } = *image;
+        let (base, disk, parts) = (base.clone(), disk.clone(), parts.clone());
+        Self { image: Image { content, version, as_of, base, disk, parts, records } }
+    }
+
+    /// Forgets parts whose records are on SSD, to add them anew.
+    pub(crate) fn forget(&mut self, parts: impl IntoIterator<Item = Part>) {
+        let Some(disk) = &mut self.image.disk else { return };
+        for part in parts {
+            self.image.records -= disk.forget(part);
+            self.image.parts.remove(part);
+        }
     }
 
     pub(crate) const fn parts(&self) -> &PartSet {
@@ -132,6 +154,19 @@ impl ImageBuilder {
     /// Adds a part that has no records.
     pub(crate) fn add_empty(&mut self, part: Part) {
         self.set(part, Slot::Empty);
+        self.image.base.lines.add_empty(part);
+        if let Some(disk) = &mut self.image.disk {
+            disk.add_empty(part);
+        }
+    }
+
+    /// Adds a group of resident sections, with the files that have the blocks of its parts.
+    pub(crate) fn add_disk_group(&mut self, group: Arc<Group>, files: Vec<DiskFile>, parts: &[(Part, DiskPlaced)]) {
+        for (part, _) in parts {
+            self.note(*part);
+        }
+        let disk = self.image.disk.as_mut().expect("an image is of one kind of table from the start");
+        self.image.records += disk.add_group(group, files, parts);
     }
 
     /// Adds a group with its parts; their `group` is filled in here.
@@ -141,16 +176,23 @@ impl ImageBuilder {
             let end = placed.start.checked_add(placed.len);
             assert!(end.is_some_and(|end| end <= group.bytes().len()), "a part lies in its group");
             assert_eq!(placed.len as u64, placed.layout.data_len(), "a part is as long as its layout says");
-            self.image.base.inline &= placed.layout.shape() == Shape::Inline;
             self.image.records += placed.layout.records();
             self.set(part, Slot::Data(Placed { group: number, ..placed }));
+            let bytes = &group.bytes()[placed.start..placed.start + placed.len];
+            // SAFETY: the group's memory is read-only and stays mapped until the last `Arc` of it is gone; the base, and
+            // each clone of it, holds one next to its lines and never gives it away. Lengths were compared above.
+            unsafe { self.image.base.lines.add(part, bytes, &placed.layout) };
         }
         self.image.base.groups.push(group);
     }
 
-    fn set(&mut self, part: Part, slot: Slot) {
+    fn note(&mut self, part: Part) {
         assert!(!self.image.parts.contains(part), "a part is added once");
         self.image.parts.insert(part);
+    }
+
+    fn set(&mut self, part: Part, slot: Slot) {
+        self.note(part);
         self.image.base.slots[usize::from(part.0)] = slot;
     }
 
@@ -185,13 +227,25 @@ impl Image {
 
     /// Memory of its groups, those shared with another image included.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.base.groups.iter().map(|group| group.reserved_bytes()).sum()
+        let disk = self.disk.as_ref().map_or(0, DiskBase::reserved_bytes);
+        disk + self.base.groups.iter().map(|group| group.reserved_bytes()).sum::<u64>()
     }
 
-    /// Whether a lookup reads index lines only.
+    /// The base of an image of a table whose records are on SSD.
     #[inline]
-    pub(crate) const fn is_inline(&self) -> bool {
-        self.base.inline
+    pub(crate) const fn disk(&self) -> Option<&DiskBase> {
+        self.disk.as_ref()
+    }
+
+    /// The memory it is made of.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.base.groups.iter().map(AsRef::as_ref)
+    }
+
+    /// The index lines of its parts, as lookups read them.
+    #[inline]
+    pub(crate) const fn lines(&self) -> &Lines {
+        &self.base.lines
     }
 
     /// A part, as far as it is here.

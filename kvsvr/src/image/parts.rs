@@ -26,6 +26,14 @@ impl PartSet {
         self.words[at / 64] |= 1 << (at % 64);
     }
 
+    /// Takes a part out.
+    pub(crate) fn remove(&mut self, part: Part) {
+        let at = usize::from(part.0);
+        if let Some(word) = self.words.get_mut(at / 64) {
+            *word &= !(1 << (at % 64));
+        }
+    }
+
     pub(crate) fn is_subset(&self, other: &Self) -> bool {
         self.words.iter().zip(&other.words).all(|(ours, theirs)| ours & !theirs == 0)
     }
@@ -64,6 +72,10 @@ mod tests {
         assert_eq!(some.iter().collect::<Vec<_>>(), [Part(0), Part(63), Part(64), Part(2399)]);
         let all: PartSet = (0..PART_COUNT).map(Part).collect();
         assert!(some.is_subset(&all) && !all.is_subset(&some) && PartSet::EMPTY.is_subset(&some));
+        let mut fewer = some.clone();
+        fewer.remove(Part(64));
+        fewer.remove(Part(65));
+        assert_eq!(fewer.iter().collect::<Vec<_>>(), [Part(0), Part(63), Part(2399)]);
         assert!(!some.contains(Part(1)) && !some.contains(Part(u16::MAX)));
         assert!(PartSet::EMPTY.is_empty() && !some.is_empty());
     }

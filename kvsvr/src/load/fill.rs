@@ -18,12 +18,10 @@ use fkv_formats::checksum::{CHUNK_BYTES, Origin};
 use fkv_formats::error::FormatError;
 use fkv_formats::id::Part;
 use fkv_formats::pack::PackPart;
-use fkv_formats::table::mem::MemLayout;
 use futures::{StreamExt, TryStreamExt};
 
 use super::group::ALIGN;
 use super::{LoadError, Loader};
-use crate::image::Placed;
 use crate::image::arena::{Arena, ArenaBuilder, Region};
 
 /// A read goes on over a gap of this many bytes.
@@ -61,8 +59,32 @@ impl Source {
 pub(super) struct PartJob {
     pub(super) part: PackPart,
     pub(super) origin: Origin,
-    pub(super) layout: MemLayout,
     pub(super) source: Source,
+    /// Only its resident section; its blocks stay where they are.
+    pub(super) resident_only: bool,
+}
+
+impl PartJob {
+    /// The sections to read, as ranges of the part's data, each with the number of its first chunk.
+    fn sections(&self) -> impl Iterator<Item = (Range<u64>, u32)> {
+        let (blocks, len) = (self.part.block_len(), self.part.len());
+        let blocks_section = (!self.resident_only).then_some((0..blocks, 0));
+        let sections = blocks_section.into_iter().chain([(blocks..len, self.part.block_chunks())]);
+        sections.filter(|(range, _)| !range.is_empty())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.part.len() - if self.resident_only { self.part.block_len() } else { 0 }
+    }
+}
+
+/// Where a part landed in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Landed {
+    /// Index of its job.
+    pub(super) job: usize,
+    pub(super) start: usize,
+    pub(super) len: usize,
 }
 
 /// A filled arena.
@@ -70,7 +92,7 @@ pub(super) struct PartJob {
 pub(super) struct Filled {
     pub(super) arena: Arena,
     /// The parts whose bytes are good, and where they are.
-    pub(super) placed: Vec<(Part, Placed)>,
+    pub(super) landed: Vec<Landed>,
     /// The parts whose bytes are not what they should be.
     pub(super) bad: Vec<(Part, FormatError)>,
 }
@@ -93,13 +115,12 @@ struct Unit {
 }
 
 /// Reads and verifies all parts. Damaged parts are told, not an error: the caller knows whether there is another source.
-pub(super) async fn fill(loader: &Loader, jobs: Vec<PartJob>) -> Result<Filled, LoadError> {
-    let jobs = Arc::new(jobs);
-    let (starts, total) = place(&jobs)?;
+pub(super) async fn fill(loader: &Loader, jobs: &Arc<Vec<PartJob>>) -> Result<Filled, LoadError> {
+    let (starts, total) = place(jobs)?;
     let mut builder = ArenaBuilder::new(total)?;
-    let units = cut(&jobs, &starts, total, loader.read_bytes, &mut builder);
+    let units = cut(jobs, &starts, total, loader.read_bytes, &mut builder);
     let mut bad: Vec<(usize, FormatError)> = futures::stream::iter(units)
-        .map(|unit| read(loader, Arc::clone(&jobs), unit))
+        .map(|unit| read(loader, Arc::clone(jobs), unit))
         .buffer_unordered(loader.reads)
         .try_fold(Vec::new(), |mut bad, found| async move {
             bad.extend(found);
@@ -109,14 +130,13 @@ pub(super) async fn fill(loader: &Loader, jobs: Vec<PartJob>) -> Result<Filled, 
     bad.sort_by_key(|(job, _)| *job);
     bad.dedup_by_key(|(job, _)| *job);
     let is_good = |job: &usize| bad.binary_search_by_key(job, |(job, _)| *job).is_err();
-    let placed = (0..jobs.len()).filter(is_good).map(|index| {
-        let job = &jobs[index];
-        let len = usize::try_from(job.part.len()).expect("checked when the arena was laid out");
-        (job.part.part, Placed { group: 0, start: starts[index], len, layout: job.layout })
+    let landed = (0..jobs.len()).filter(is_good).map(|job| {
+        let len = usize::try_from(jobs[job].bytes()).expect("checked when the arena was laid out");
+        Landed { job, start: starts[job], len }
     });
-    let placed = placed.collect();
+    let landed = landed.collect();
     let bad = bad.into_iter().map(|(job, error)| (jobs[job].part.part, error)).collect();
-    Ok(Filled { arena: builder.freeze()?, placed, bad })
+    Ok(Filled { arena: builder.freeze()?, landed, bad })
 }
 
 /// Where each part begins in the arena, and the arena's length.
@@ -126,7 +146,7 @@ fn place(jobs: &[PartJob]) -> Result<(Vec<usize>, usize), LoadError> {
     let mut total = 0_usize;
     for job in jobs {
         starts.push(total);
-        let len = job.part.len().checked_next_multiple_of(ALIGN).and_then(|len| usize::try_from(len).ok());
+        let len = job.bytes().checked_next_multiple_of(ALIGN).and_then(|len| usize::try_from(len).ok());
         total = len.and_then(|len| total.checked_add(len)).ok_or_else(too_long)?;
     }
     Ok((starts, total))
@@ -140,17 +160,19 @@ fn cut(jobs: &[PartJob], starts: &[usize], total: usize, read_bytes: u64, builde
     let mut lens = Vec::new();
     let mut places = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
-        let len = job.part.len();
-        let mut done = 0;
-        while done < len {
-            let piece = (len - done).min(read_bytes);
-            let first_chunk = u32::try_from(done / CHUNK_BYTES as u64).expect("a part has fewer than 2^32 chunks");
-            lens.push(piece as usize);
-            places.push(Some((index, first_chunk, job.part.offset + done)));
-            done += piece;
+        for (range, section_chunk) in job.sections() {
+            let mut at = range.start;
+            while at < range.end {
+                let piece = (range.end - at).min(read_bytes);
+                let chunk = u32::try_from((at - range.start) / CHUNK_BYTES as u64);
+                let first_chunk = section_chunk + chunk.expect("a part has fewer than 2^32 chunks");
+                lens.push(piece as usize);
+                places.push(Some((index, first_chunk, job.part.offset + at)));
+                at += piece;
+            }
         }
         let end = starts.get(index + 1).copied().unwrap_or(total);
-        let padding = end - starts[index] - len as usize;
+        let padding = end - starts[index] - job.bytes() as usize;
         if padding > 0 {
             lens.push(padding);
             places.push(None);

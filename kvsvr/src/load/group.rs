@@ -26,9 +26,11 @@ const ENTRY_BYTES: u64 = 80;
 pub(super) struct Planned {
     /// Ascending.
     pub(super) parts: Vec<Part>,
-    /// Bytes of their data, each rounded up to [`ALIGN`].
+    /// Bytes of their data, each rounded up to the alignment.
     pub(super) bytes: u64,
     origin: Version,
+    /// Parts begin at multiples of this in the pack.
+    align: u64,
 }
 
 impl Planned {
@@ -39,8 +41,9 @@ impl Planned {
 
     /// Length of a pack with its parts.
     pub(super) fn pack_bytes(&self, layer: &Layer) -> u64 {
-        let directory = self.parts.iter().map(|part| ENTRY_BYTES + 8 * chunk_count(layer.part(*part).len));
-        ALIGN + self.bytes + directory.sum::<u64>() + FOOTER_BYTES as u64
+        // A part of two sections may have one chunk more.
+        let directory = self.parts.iter().map(|part| ENTRY_BYTES + 8 * (chunk_count(layer.part(*part).len) + 1));
+        self.align + self.bytes + directory.sum::<u64>() + FOOTER_BYTES as u64
     }
 
     pub(super) const fn origin(&self, uid: TableUid) -> Origin {
@@ -48,21 +51,22 @@ impl Planned {
     }
 }
 
-/// Divides `parts`, which are ascending and not empty, into groups that are closed at `group_bytes`.
-pub(super) fn plan_groups(layer: &Layer, parts: &[Part], group_bytes: u64) -> Vec<Planned> {
+/// Divides `parts`, which are ascending and not empty, into groups that are closed at `group_bytes`. In packs, parts
+/// begin at multiples of `align`.
+pub(super) fn plan_groups(layer: &Layer, parts: &[Part], group_bytes: u64, align: u64) -> Vec<Planned> {
     let mut by_origin: BTreeMap<Version, Vec<Part>> = BTreeMap::new();
     for part in parts {
         by_origin.entry(layer.part(*part).origin).or_default().push(*part);
     }
     let mut groups = Vec::new();
     for (origin, parts) in by_origin {
-        let mut open = Planned { parts: Vec::new(), bytes: 0, origin };
+        let mut open = Planned { parts: Vec::new(), bytes: 0, origin, align };
         for part in parts {
             // Lengths were checked to be below 2^50 when the form was read.
-            open.bytes += layer.part(part).len.next_multiple_of(ALIGN);
+            open.bytes += layer.part(part).len.next_multiple_of(align);
             open.parts.push(part);
             if open.bytes >= group_bytes {
-                groups.push(std::mem::replace(&mut open, Planned { parts: Vec::new(), bytes: 0, origin }));
+                groups.push(std::mem::replace(&mut open, Planned { parts: Vec::new(), bytes: 0, origin, align }));
             }
         }
         if !open.parts.is_empty() {
@@ -156,7 +160,7 @@ mod tests {
             entry.origin = Version(if number % 3 == 0 { 7 } else { 8 });
         }
         let parts: Vec<Part> = (0..600).map(Part).collect();
-        let groups = plan_groups(&layer, &parts, 128 << 20);
+        let groups = plan_groups(&layer, &parts, 128 << 20, ALIGN);
         let mut seen: Vec<Part> = groups.iter().flat_map(|planned| planned.parts.clone()).collect();
         seen.sort();
         assert_eq!(seen, parts);
@@ -167,6 +171,6 @@ mod tests {
             assert!(planned.pack_bytes(&layer) > planned.bytes + 80 * planned.parts.len() as u64);
         }
         assert_eq!(groups.iter().filter(|planned| planned.bytes >= 128 << 20).count(), 1 + 3);
-        assert!(plan_groups(&layer, &[], 1).is_empty());
+        assert!(plan_groups(&layer, &[], 1, ALIGN).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Local packs: what a load tees to disk, and what the next start loads from.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use fkv_formats::id::{Part, TableUid};
 use fkv_formats::manifest::PartEntry;
 use fkv_formats::pack::{DirectoryRead, PackDirectory, PackPart, PackWriter};
 use fkv_formats::schema::Schema;
-use fkv_formats::table::Profile;
+use fkv_formats::table::{PartLayout, Profile};
 
 use super::fill::Source;
 use super::group::matching;
 use super::{LoadError, Loader};
-use crate::image::{Group, LocalFile, Placed};
+use crate::image::{Group, LocalFile};
 use crate::ledger::Reservation;
 
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
@@ -51,20 +51,21 @@ impl Drop for OnDisk {
 type Output = BufWriter<Box<dyn FileWriter>>;
 
 impl FreshFile {
-    /// Writes a file: temporary name, fsync, rename, fsync of the directory. `write` runs on the blocking pool.
-    pub(super) async fn write(
+    /// Writes a file: temporary name, fsync, rename, fsync of the directory. `write` runs on the blocking pool; what it
+    /// says of the file is given too.
+    pub(super) async fn write<T: Send + 'static>(
         loader: &Loader,
         name: String,
         reservation: Reservation,
-        write: impl FnOnce(&mut Output) -> io::Result<()> + Send + 'static,
-    ) -> Result<Self, LoadError> {
+        write: impl FnOnce(&mut Output) -> io::Result<T> + Send + 'static,
+    ) -> Result<(Self, T), LoadError> {
         let (files, dir) = (Arc::clone(&loader.env.files), loader.images_dir.clone());
         // The guards live inside: if the load is cancelled meanwhile, the result is dropped there, and the file goes.
-        let work = move || -> io::Result<Self> {
+        let work = move || -> io::Result<(Self, T)> {
             let guard = |path: PathBuf| OnDisk { files: Arc::clone(&files), path, armed: true };
             let mut temporary = guard(dir.join(format!("{name}.tmp")));
             let mut output = BufWriter::with_capacity(WRITE_BUFFER_BYTES, files.create(&temporary.path)?);
-            write(&mut output)?;
+            let said = write(&mut output)?;
             let mut file = output.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync()?;
             drop(file);
@@ -73,7 +74,7 @@ impl FreshFile {
             temporary.armed = false;
             files.sync_dir(&dir)?;
             let len = files.open(&on_disk.path)?.len()?;
-            Ok(Self { file: Arc::new(LocalFile::new(name, len, reservation)), on_disk })
+            Ok((Self { file: Arc::new(LocalFile::new(name, len, reservation)), on_disk }, said))
         };
         Ok(loader.env.blocking(work).await??)
     }
@@ -94,36 +95,46 @@ pub(super) struct LocalPack {
     pub(super) name: String,
     pub(super) reservation: Reservation,
     pub(super) group: Arc<Group>,
-    pub(super) placed: Vec<(Part, Placed)>,
+    /// The parts in the group, ascending.
+    pub(super) parts: Vec<GroupPart>,
     pub(super) origin: Origin,
     pub(super) schema: Schema,
     pub(super) profile: Profile,
+}
+
+/// A part whose data is in a group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupPart {
+    pub(super) part: Part,
+    pub(super) start: usize,
+    pub(super) len: usize,
+    pub(super) layout: PartLayout,
 }
 
 /// A group whose local pack is durable.
 pub(super) struct WrittenPack {
     pub(super) file: FreshFile,
     pub(super) group: Arc<Group>,
-    pub(super) placed: Vec<(Part, Placed)>,
+    pub(super) parts: Vec<GroupPart>,
+    /// Where each part's data begins in the file, in the order of `parts`.
+    pub(super) offsets: Vec<u64>,
 }
 
 impl LocalPack {
     /// Writes the pack.
     pub(super) async fn write(self, loader: &Loader) -> Result<WrittenPack, LoadError> {
-        let Self { name, reservation, group, placed, origin, schema, profile } = self;
-        let (bytes, parts) = (Arc::clone(&group), placed.clone());
-        let write = move |output: &mut Output| -> io::Result<()> {
+        let Self { name, reservation, group, parts, origin, schema, profile } = self;
+        let (bytes, to_write) = (Arc::clone(&group), parts.clone());
+        let write = move |output: &mut Output| -> io::Result<Vec<u64>> {
             let mut pack = PackWriter::new(output, origin, &schema, profile).map_err(io::Error::other)?;
-            for (part, Placed { start, len, layout, .. }) in parts {
-                let mut writer = pack.start_part(part).map_err(io::Error::other)?;
-                writer.write_all(&bytes.bytes()[start..start + len])?;
-                writer.finish(&layout).map_err(io::Error::other)?;
+            for GroupPart { part, start, len, layout } in to_write {
+                pack.put_part(part, &layout, &bytes.bytes()[start..start + len]).map_err(io::Error::other)?;
             }
-            pack.finish().map_err(io::Error::other)?;
-            Ok(())
+            let (summary, _) = pack.finish().map_err(io::Error::other)?;
+            Ok(summary.directory.parts.iter().map(|part| part.offset).collect())
         };
-        let file = FreshFile::write(loader, name, reservation, write).await?;
-        Ok(WrittenPack { file, group, placed })
+        let (file, offsets) = FreshFile::write(loader, name, reservation, write).await?;
+        Ok(WrittenPack { file, group, parts, offsets })
     }
 }
 
@@ -165,10 +176,17 @@ impl LocalPacks {
 
     /// Where the content that `entry` describes is: in the last pack that claims to have it.
     pub(super) fn find(&self, part: Part, entry: &PartEntry, uid: TableUid) -> Option<(Source, &PackPart)> {
-        self.packs.iter().rev().find_map(|pack| {
-            let found = matching(&pack.directory, part, entry, uid)?;
-            Some((Source::File(Arc::clone(&pack.reader), Arc::from(pack.file.name.as_str())), found))
-        })
+        let (pack, found) = self.find_pack(part, entry, uid)?;
+        Some((Source::File(Arc::clone(&pack.reader), Arc::from(pack.file.name.as_str())), found))
+    }
+
+    /// The file of [`LocalPacks::find`].
+    pub(super) fn find_file(&self, part: Part, entry: &PartEntry, uid: TableUid) -> Option<&Arc<LocalFile>> {
+        self.find_pack(part, entry, uid).map(|(pack, _)| &pack.file)
+    }
+
+    fn find_pack(&self, part: Part, entry: &PartEntry, uid: TableUid) -> Option<(&OpenPack, &PackPart)> {
+        self.packs.iter().rev().find_map(|pack| Some((pack, matching(&pack.directory, part, entry, uid)?)))
     }
 
     /// The usable packs, in order.

@@ -12,13 +12,14 @@
 //! loaded gives an image with the parts that are there, and says what is missing; nothing here touches the image that
 //! is being served.
 
+mod disk;
 mod fill;
 mod group;
 mod local;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fkv_env::{Env, JobPanicked};
@@ -26,17 +27,21 @@ use fkv_formats::checksum::sha256;
 use fkv_formats::error::FormatError;
 use fkv_formats::id::{ContentId, Part, TableUid, Version};
 use fkv_formats::manifest::{Form, Layer, PartEntry};
-use fkv_formats::pack::PackPart;
-use fkv_formats::schema::{Schema, TableKind};
+use fkv_formats::pack::{PackPart, part_alignment};
+use fkv_formats::schema::TableKind;
+use fkv_formats::table::mem::MemLayout;
 use fkv_meta::Meta;
 use fkv_meta::record::{FormKind, FormRef, Label, VersionRecord, VersionState};
 use fkv_store::error::StoreError;
 
-use self::fill::{Filled, PartJob};
+use self::fill::{Filled, Landed, PartJob};
 use self::group::{Directories, Planned, plan_groups};
-use self::local::{FreshFile, LocalPack, LocalPacks, WrittenPack};
+use self::local::{FreshFile, GroupPart, LocalPack, LocalPacks, WrittenPack};
+use crate::cache::RecordCache;
 use crate::fetch::Fetcher;
-use crate::image::{Group, Image, ImageBuilder, LocalFile, LocalImage, PartSet, Reaper};
+use crate::image::arena::Arena;
+use crate::image::{Group, Image, ImageBuilder, LocalFile, LocalImage, PartSet, Placed, Reaper};
+use crate::io::BlockIo;
 use crate::ledger::{DoesNotFit, Ledger, Reservation};
 use crate::table::{LoadStart, Trouble, TroubleKind};
 
@@ -50,6 +55,12 @@ pub(crate) struct Loader {
     pub(crate) reaper: Reaper,
     /// Where image files live.
     pub(crate) images_dir: PathBuf,
+    /// Reads blocks for lookups.
+    pub(crate) io: Arc<dyn BlockIo>,
+    /// Keeps records that lookups have read.
+    pub(crate) cache: Arc<RecordCache>,
+    /// The cache's share of the ledger, from the first table on that needs it.
+    pub(crate) cache_room: Mutex<Option<Reservation>>,
     /// Ranged reads of one load in flight.
     pub(crate) reads: usize,
     /// Longest ranged read.
@@ -138,6 +149,8 @@ struct Work<'l> {
     builder: ImageBuilder,
     /// Files written so far; removed unless kept.
     fresh: Vec<FreshFile>,
+    /// Packs begun so far.
+    fresh_count: usize,
     /// Common beginning of the names of the files it writes.
     prefix: String,
 }
@@ -154,7 +167,7 @@ impl Loader {
 
     async fn try_load(&self, request: LoadRequest) -> Result<Loaded, LoadError> {
         let LoadRequest { uid, start, version, parts } = request;
-        let LoadStart { label, existing, local, reread } = start;
+        let LoadStart { label, existing, local, reread, distrusted } = start;
         let prefix = format!("{:016x}-{}-{:016x}", uid.0, label.content.short(), self.env.entropy.next_u64());
 
         let known = if reread { None } else { version };
@@ -173,12 +186,18 @@ impl Loader {
         unusable_files.extend(packs.unusable().cloned());
         let mut pack_files: Vec<Arc<LocalFile>> = packs.files().cloned().collect();
 
+        if form.schema.kind != TableKind::Mem {
+            self.reserve_cache()?;
+        }
         let builder = match &existing {
             Some(image) => ImageBuilder::extending(image),
-            None => ImageBuilder::new(label.content, label.version, form.as_of),
+            None => {
+                let disk = (form.schema.kind != TableKind::Mem).then(|| self.cache.scope());
+                ImageBuilder::new(label.content, label.version, form.as_of, disk)
+            }
         };
-        let mut work = Work { loader: self, uid, form, builder, fresh: Vec::new(), prefix };
-        let missing = match work.load_parts(&parts, &packs).await {
+        let mut work = Work { loader: self, uid, form, builder, fresh: Vec::new(), fresh_count: 0, prefix };
+        let missing = match work.load_parts(&parts, &packs, &distrusted).await {
             Ok(()) => None,
             // Nothing at all: what was written goes with `work`.
             Err(error) if work.builder.parts().is_empty() => return Err(error),
@@ -229,7 +248,7 @@ impl Loader {
         check_form(&form, uid, label, &object.path)?;
         let reservation = self.ledger.reserve(0, object.len)?;
         let fresh =
-            FreshFile::write(self, format!("{prefix}.form"), reservation, move |out| out.write_all(&bytes)).await?;
+            FreshFile::write(self, format!("{prefix}.form"), reservation, move |out| out.write_all(&bytes)).await?.0;
         Ok(FoundForm { form, form_ref, file: Arc::clone(fresh.file()), fresh: Some(fresh) })
     }
 
@@ -280,6 +299,15 @@ impl Loader {
         Ok(record)
     }
 
+    /// Reserves the memory of the record cache, once.
+    fn reserve_cache(&self) -> Result<(), DoesNotFit> {
+        let mut room = self.cache_room.lock().unwrap_or_else(PoisonError::into_inner);
+        if room.is_none() {
+            *room = Some(self.ledger.reserve(self.cache.counts().memory_bytes, 0)?);
+        }
+        Ok(())
+    }
+
     /// Reserves both amounts; while it does not fit but memory is on its way back, waits for that.
     async fn reserve(&self, memory: u64, disk: u64) -> Result<Reservation, LoadError> {
         let deadline = self.env.clock.monotonic() + Self::ROOM_WAIT_MAX;
@@ -310,7 +338,12 @@ impl Loader {
 
 impl Work<'_> {
     /// Adds all `wanted` parts that the image lacks.
-    async fn load_parts(&mut self, wanted: &PartSet, packs: &LocalPacks) -> Result<(), LoadError> {
+    async fn load_parts(
+        &mut self,
+        wanted: &PartSet,
+        packs: &LocalPacks,
+        distrusted: &PartSet,
+    ) -> Result<(), LoadError> {
         let [layer] = self.form.layers.as_slice() else {
             let reason = format!("the version is a chain of {} layers", self.form.layers.len());
             return Err(LoadError::Unsupported(reason));
@@ -325,14 +358,18 @@ impl Work<'_> {
             let entry = layer.part(part);
             if entry.is_empty() {
                 self.builder.add_empty(part);
-            } else if packs.find(part, entry, self.uid).is_some() {
+            } else if !distrusted.contains(part) && packs.find(part, entry, self.uid).is_some() {
                 local.push(part);
             } else {
                 remote.push(part);
             }
         }
-        let local = plan_groups(&layer, &local, self.loader.group_bytes);
-        let remote = plan_groups(&layer, &remote, self.loader.group_bytes);
+        if self.form.schema.kind != TableKind::Mem {
+            return self.load_disk(&layer, &local, &remote, packs).await;
+        }
+        let align = part_alignment(TableKind::Mem);
+        let local = plan_groups(&layer, &local, self.loader.group_bytes, align);
+        let remote = plan_groups(&layer, &remote, self.loader.group_bytes, align);
         let memory: u64 = local.iter().chain(&remote).map(Planned::memory_bytes).sum();
         let disk: u64 = remote.iter().map(|planned| planned.pack_bytes(&layer)).sum();
         let mut room = self.loader.reserve(memory, disk).await?;
@@ -342,7 +379,7 @@ impl Work<'_> {
         if bad.is_empty() {
             return Ok(());
         }
-        let again = plan_groups(&layer, &bad, self.loader.group_bytes);
+        let again = plan_groups(&layer, &bad, self.loader.group_bytes, align);
         let memory = again.iter().map(Planned::memory_bytes).sum();
         let disk = again.iter().map(|planned| planned.pack_bytes(&layer)).sum();
         let room = self.loader.reserve(memory, disk).await?;
@@ -365,14 +402,17 @@ impl Work<'_> {
                 let (source, found) = packs.find(*part, entry, self.uid).expect("chosen because it was found");
                 jobs.push(self.job(found.clone(), entry, source)?);
             }
-            let filled = fill::fill(self.loader, jobs).await?;
+            let (jobs, layouts): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+            let jobs = Arc::new(jobs);
+            let filled = fill::fill(self.loader, &jobs).await?;
             for (part, error) in &filled.bad {
                 tracing::warn!(table = %self.uid, %part, %error, "a local part is damaged; fetching it again");
             }
             bad.extend(filled.bad.iter().map(|(part, _)| *part));
+            let placed = placed(&filled.landed, &jobs, &layouts);
             let reservation = room.split(planned.memory_bytes(), 0);
             let group = Group::new(filled.arena, reservation, self.loader.reaper.clone());
-            self.builder.add_group(Arc::new(group), filled.placed);
+            self.builder.add_group(Arc::new(group), placed);
         }
         Ok(bad)
     }
@@ -387,30 +427,37 @@ impl Work<'_> {
         let mut writing = None;
         for planned in groups {
             let filling = self.fill_remote(layer, planned, &directories);
-            let filled = match writing.take() {
+            let (arena, placed) = match writing.take() {
                 None => filling.await,
-                Some(write) => {
+                Some((write, placed)) => {
                     let (filled, written) = futures::join!(filling, write);
                     // Also when this group failed, the one before is good.
-                    self.keep_group(written?);
+                    self.keep_group(written?, placed);
                     filled
                 }
             }?;
             let memory = room.split(planned.memory_bytes(), 0);
             let disk = room.split(0, planned.pack_bytes(layer));
+            let parts = placed.iter().map(|(part, Placed { start, len, layout, .. })| GroupPart {
+                part: *part,
+                start: *start,
+                len: *len,
+                layout: (*layout).into(),
+            });
             let pack = LocalPack {
-                name: format!("{}-{:04}.pack", self.prefix, self.fresh.len()),
+                name: format!("{}-{:04}.pack", self.prefix, self.fresh_count),
                 reservation: disk,
-                group: Arc::new(Group::new(filled.arena, memory, self.loader.reaper.clone())),
-                placed: filled.placed,
+                group: Arc::new(Group::new(arena, memory, self.loader.reaper.clone())),
+                parts: parts.collect(),
                 origin: planned.origin(self.uid),
                 schema: self.form.schema.clone(),
                 profile: self.form.profile,
             };
-            writing = Some(pack.write(self.loader));
+            self.fresh_count += 1;
+            writing = Some((pack.write(self.loader), placed));
         }
-        if let Some(write) = writing {
-            self.keep_group(write.await?);
+        if let Some((write, placed)) = writing {
+            self.keep_group(write.await?, placed);
         }
         Ok(())
     }
@@ -420,13 +467,22 @@ impl Work<'_> {
         layer: &Layer,
         planned: &Planned,
         directories: &Directories,
-    ) -> Result<Filled, LoadError> {
+    ) -> Result<(Arena, Vec<(Part, Placed)>), LoadError> {
         let mut jobs = Vec::new();
         for part in &planned.parts {
             let entry = layer.part(*part);
             let (source, found) = directories.find(*part, entry)?;
             jobs.push(self.job(found.clone(), entry, source)?);
         }
+        let (jobs, layouts): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        let jobs = Arc::new(jobs);
+        let filled = self.fill_whole(layer, &jobs).await?;
+        let placed = placed(&filled.landed, &jobs, &layouts);
+        Ok((filled.arena, placed))
+    }
+
+    /// Fills an arena from the store, where there is no other source for what is damaged.
+    async fn fill_whole(&self, layer: &Layer, jobs: &Arc<Vec<PartJob>>) -> Result<Filled, LoadError> {
         let filled = fill::fill(self.loader, jobs).await?;
         match filled.bad.first() {
             None => Ok(filled),
@@ -438,17 +494,26 @@ impl Work<'_> {
         }
     }
 
-    fn keep_group(&mut self, written: WrittenPack) {
-        self.builder.add_group(written.group, written.placed);
+    fn keep_group(&mut self, written: WrittenPack, placed: Vec<(Part, Placed)>) {
+        self.builder.add_group(written.group, placed);
         self.fresh.push(written.file);
     }
 
-    fn job(&self, part: PackPart, entry: &PartEntry, source: fill::Source) -> Result<PartJob, LoadError> {
+    fn job(&self, part: PackPart, entry: &PartEntry, source: fill::Source) -> Result<(PartJob, MemLayout), LoadError> {
         let damaged = |error| LoadError::Object { path: source.name().to_owned(), error };
-        let layout = part.layout().map_err(damaged)?;
+        let layout = part.mem_layout().map_err(damaged)?;
         layout.matches(&self.form.schema).map_err(damaged)?;
-        Ok(PartJob { origin: entry.origin(self.uid), part, layout, source })
+        Ok((PartJob { origin: entry.origin(self.uid), part, source, resident_only: false }, layout))
     }
+}
+
+/// The parts that landed in an arena, as images have them.
+fn placed(landed: &[Landed], jobs: &[PartJob], layouts: &[MemLayout]) -> Vec<(Part, Placed)> {
+    let place = |landed: &Landed| {
+        let Landed { job, start, len } = *landed;
+        (jobs[job].part.part, Placed { group: 0, start, len, layout: layouts[job] })
+    };
+    landed.iter().map(place).collect()
 }
 
 /// Checks that a form is of the version asked for and of a kind this build serves.
@@ -457,15 +522,7 @@ fn check_form(form: &Form, uid: TableUid, label: Label, path: &str) -> Result<()
         let reason = format!("it is of table {} and content {}", form.uid, form.content);
         return Err(LoadError::Foreign { path: path.to_owned(), reason });
     }
-    check_kind(&form.schema).map_err(LoadError::Unsupported)
-}
-
-/// Whether this build serves tables of this kind.
-pub(crate) fn check_kind(schema: &Schema) -> Result<(), String> {
-    match schema.kind {
-        TableKind::Mem => Ok(()),
-        kind @ (TableKind::Idx | TableKind::Blk) => Err(format!("tables of kind {kind} are not served yet")),
-    }
+    Ok(())
 }
 
 /// The form to load: a full one if there is one.

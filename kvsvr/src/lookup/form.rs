@@ -1,7 +1,7 @@
 //! In which type values travel: as declared, or floats of the width the client asks for.
 
 use fkv_formats::schema::{Schema, Storage, ValueType};
-use fkv_rpc::packed::{SectionStatus, ValueForm};
+use fkv_rpc::packed::{SectionStatus, ValueForm, reply_section_bytes};
 use half::f16;
 
 /// How stored values become values of a reply.
@@ -38,6 +38,17 @@ impl Conversion {
             _ => Step::Copy,
         };
         Ok(Self { reply_type, step })
+    }
+
+    /// Bytes that a section of `keys` answers takes, with `mean` bytes a value where they vary in length.
+    pub(crate) fn reply_bytes(self, keys: usize, mean: usize) -> usize {
+        let varying = if self.reply_type.fixed_width().is_none() { keys * mean } else { 0 };
+        reply_section_bytes(self.reply_type, keys) + varying
+    }
+
+    /// Whether values go into the reply as they are stored.
+    pub(crate) fn copies(self) -> bool {
+        self.step == Step::Copy
     }
 
     /// Fills `reply` from a stored value; `false` if the stored bytes have another width than the schema says.

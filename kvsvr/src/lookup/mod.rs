@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   section ── table, image ── hash all keys ──▶ h, part
-//!              inline values:  prefetch line of key i + D │ find key i
-//!              other values:   prefetch line of key i + 2D │ locate key i + D, prefetch its record │ resolve key i
+//!                               │ windows of 64 keys: ask for lines │ compare │ ask for records │ answer
+//!                               └ records on SSD: see [`disk`]
 //! ```
 //!
 //! The client sends keys, never hashes: what it computed is recomputed here. Whether a key is answered depends on
@@ -11,21 +11,32 @@
 //! keys. Time: what expired by `as_of` is absent in every form of the version; `expired` means later than that, by
 //! `read_ts` (design: `as_of < expiry ≤ max(read_ts, as_of)`).
 
+mod disk;
 mod form;
 mod pipeline;
 mod prefetch;
+mod probe;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fkv_formats::hash::{hash_bytes, hash_u64};
+use fkv_formats::id::Part;
 use fkv_formats::record::Key;
 use fkv_formats::route::part_of;
+use fkv_formats::schema::TableKind;
 use fkv_rpc::packed::{
-    KeyStatus, Keys, ReplyHeader, ReplyWriter, Request, Section, SectionLabel, SectionStatus, reply_section_bytes,
+    DenseWriter, KeyStatus, Keys, ReplyHeader, ReplyTooLarge, ReplyWriter, Request, Section, SectionLabel,
+    SectionStatus, VariableWriter, reply_section_bytes,
 };
 
-use self::form::Conversion;
-use self::pipeline::{Answer, Batch};
-use crate::image::{Entry, Image, PartSet, Picture};
+pub(crate) use self::disk::DiskReader;
+use self::disk::{DiskAnswers, DiskLookup};
+pub(crate) use self::form::Conversion;
+use self::pipeline::Answer;
+pub(crate) use self::pipeline::Batch;
+pub(crate) use self::prefetch::prefetch_line;
+use crate::image::{DiskBase, Entry, Image, Labelled, Pair, PartSet, Picture};
 
 /// How far ahead of this server's clock `read_ts` may be.
 const READ_TS_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
@@ -40,24 +51,143 @@ pub(crate) struct Answering {
     pub(crate) reply_bytes_max: usize,
 }
 
-/// The reply's body.
+/// Whether a request asks for tables whose records are on SSD: then it is for [`answer_reading`].
+pub(crate) fn reads(request: &Request, picture: &Picture) -> bool {
+    request.sections().any(|section| {
+        let entry = picture.tables.get(&section.header.table);
+        entry.is_some_and(|entry| entry.served.schema.kind != TableKind::Mem)
+    })
+}
+
+/// The reply's body, where all tables asked for are in memory.
 pub(crate) fn answer(request: &Request, picture: &Picture, answering: Answering) -> Bytes {
+    let prepared = prepare_all(request, picture, answering);
+    let nothing_read = prepared.iter().map(|_| None).collect();
+    write(request, picture, answering, &prepared, nothing_read)
+}
+
+/// The reply's body, reading what is on SSD.
+pub(crate) async fn answer_reading(
+    request: &Request,
+    picture: &Picture,
+    answering: Answering,
+    reader: &DiskReader,
+) -> Bytes {
+    let prepared = prepare_all(request, picture, answering);
+    let mut read: Vec<Option<Result<DiskAnswers, SectionStatus>>> = Vec::with_capacity(prepared.len());
+    // Stored floats may be twice as long as in the reply.
+    let mut value_bytes_left = answering.reply_bytes_max.saturating_mul(2);
+    // One section after the other: each has reads enough for a device.
+    for (section, prepared) in request.sections().zip(&prepared) {
+        let Some((ready, base)) = prepared.disk() else {
+            read.push(None);
+            continue;
+        };
+        let lookup = DiskLookup {
+            reader,
+            table: section.header.table,
+            image: &ready.held.image,
+            base,
+            hashes: &hash(section.keys),
+            read_ts_s: read_ts_s(request),
+            value_bytes_max: value_bytes_left,
+        };
+        let answers = lookup.run(key_of(section.keys)).await;
+        value_bytes_left -= answers.as_ref().map_or(0, DiskAnswers::value_bytes);
+        read.push(Some(answers));
+    }
+    write(request, picture, answering, &prepared, read)
+}
+
+/// A section whose image is chosen.
+#[derive(Debug)]
+struct Ready {
+    /// One pair per section: whatever flips meanwhile, the section is of one content.
+    pair: Arc<Pair>,
+    held: Labelled,
+    conversion: Conversion,
+}
+
+/// A section that can be answered, or why it cannot.
+#[derive(Debug)]
+enum Prepared {
+    Ready(Box<Ready>),
+    Refused(SectionLabel, SectionStatus),
+}
+
+impl Prepared {
+    /// The section, if its records are on SSD.
+    fn disk(&self) -> Option<(&Ready, &DiskBase)> {
+        match self {
+            Self::Ready(ready) => ready.held.image.disk().map(|base| (ready.as_ref(), base)),
+            Self::Refused(..) => None,
+        }
+    }
+}
+
+fn read_ts_s(request: &Request) -> u32 {
+    u32::try_from(request.header().read_ts_ms / 1000).unwrap_or(u32::MAX)
+}
+
+fn prepare_all(request: &Request, picture: &Picture, answering: Answering) -> Vec<Prepared> {
+    let asked = request.header();
+    let too_far_ahead = asked.read_ts_ms > answering.now_ms.saturating_add(READ_TS_AHEAD_MS_MAX);
+    let sections = request.sections().map(|section| {
+        let table = section.header.table;
+        let entry = picture.tables.get(&table);
+        if too_far_ahead {
+            let pair = entry.map(|entry| entry.served.pair());
+            let label = pair.map_or(SectionLabel::unknown(table), |pair| pair.label(table, None));
+            return Prepared::Refused(label, SectionStatus::ReadTsAhead);
+        }
+        match entry {
+            Some(entry) => prepare(&section, entry, picture, asked.canary),
+            None => Prepared::Refused(SectionLabel::unknown(table), SectionStatus::UnknownTable),
+        }
+    });
+    sections.collect()
+}
+
+fn prepare(section: &Section<'_>, entry: &Entry, picture: &Picture, canary: bool) -> Prepared {
+    let table = section.header.table;
+    let pair = entry.served.pair();
+    let refuse = |pair: &Pair, status| Prepared::Refused(pair.label(table, None), status);
+    if section.keys.key_type() != entry.served.schema.key {
+        return refuse(&pair, SectionStatus::WrongKeyType);
+    }
+    let conversion = match Conversion::new(&entry.served.schema, section.header.form) {
+        Ok(conversion) => conversion,
+        Err(status) => return refuse(&pair, status),
+    };
+    let held = match pair.select(section.header.selector, canary) {
+        Ok(held) => held.clone(),
+        Err(status) => {
+            let is_ours = ours(&picture.owned, section.keys);
+            return refuse(&pair, if is_ours { status } else { SectionStatus::WrongTopology });
+        }
+    };
+    match nothing_here(&held.image, &picture.owned, section.keys) {
+        Some(status) => refuse(&pair, status),
+        None => Prepared::Ready(Box::new(Ready { pair, held, conversion })),
+    }
+}
+
+/// Writes the reply. `read` has, for each section, what was read for it, if its records are on SSD.
+fn write(
+    request: &Request,
+    picture: &Picture,
+    answering: Answering,
+    prepared: &[Prepared],
+    read: Vec<Option<Result<DiskAnswers, SectionStatus>>>,
+) -> Bytes {
     let header = ReplyHeader { generation: picture.topology.generation, server_ms: answering.now_ms };
     let capacity = request.sections().map(|section| expected_bytes(&section, picture)).sum();
     let mut writer = ReplyWriter::new(header, capacity, answering.reply_bytes_max);
-    let asked = request.header();
-    for section in request.sections() {
-        let table = section.header.table;
-        if asked.read_ts_ms > answering.now_ms.saturating_add(READ_TS_AHEAD_MS_MAX) {
-            let pair = picture.tables.get(&table).map(|entry| entry.served.pair());
-            let label = pair.map_or(SectionLabel::unknown(table), |pair| pair.label(table, None));
-            writer.refuse(label, SectionStatus::ReadTsAhead);
-            continue;
-        }
-        let read_ts_s = u32::try_from(asked.read_ts_ms / 1000).unwrap_or(u32::MAX);
-        match picture.tables.get(&table) {
-            Some(entry) => answer_section(&mut writer, &section, entry, picture, asked.canary, read_ts_s),
-            None => writer.refuse(SectionLabel::unknown(table), SectionStatus::UnknownTable),
+    let read_ts_s = read_ts_s(request);
+    for ((section, prepared), read) in request.sections().zip(prepared).zip(read) {
+        match (prepared, read) {
+            (Prepared::Refused(label, status), _) => writer.refuse(*label, *status),
+            (Prepared::Ready(ready), read) => write_section(&mut writer, &section, ready, read, read_ts_s),
         }
     }
     writer.finish()
@@ -67,10 +197,7 @@ fn expected_bytes(section: &Section<'_>, picture: &Picture) -> usize {
     let Some(entry) = picture.tables.get(&section.header.table) else { return reply_section_bytes_refused() };
     let keys = section.keys.len();
     match Conversion::new(&entry.served.schema, section.header.form) {
-        Ok(Conversion { reply_type, .. }) => {
-            let varying = if reply_type.fixed_width().is_none() { keys * value_bytes_expected(entry) } else { 0 };
-            reply_section_bytes(reply_type, keys) + varying
-        }
+        Ok(conversion) => conversion.reply_bytes(keys, value_bytes_expected(entry)),
         Err(_) => reply_section_bytes_refused(),
     }
 }
@@ -88,77 +215,144 @@ const fn reply_section_bytes_refused() -> usize {
     reply_section_bytes(fkv_formats::schema::ValueType::Bytes, 0)
 }
 
-fn answer_section(
+fn write_section(
     writer: &mut ReplyWriter,
     section: &Section<'_>,
-    entry: &Entry,
-    picture: &Picture,
-    canary: bool,
+    ready: &Ready,
+    read: Option<Result<DiskAnswers, SectionStatus>>,
     read_ts_s: u32,
 ) {
+    let Ready { pair, held, conversion, .. } = ready;
     let table = section.header.table;
-    // One pair per section: whatever flips meanwhile, the section is of one content.
-    let pair = entry.served.pair();
-    let refuse = |writer: &mut ReplyWriter, status| writer.refuse(pair.label(table, None), status);
-    if section.keys.key_type() != entry.served.schema.key {
-        return refuse(writer, SectionStatus::WrongKeyType);
-    }
-    let conversion = match Conversion::new(&entry.served.schema, section.header.form) {
-        Ok(conversion) => conversion,
-        Err(status) => return refuse(writer, status),
-    };
-    let hashes = hash(section.keys);
-    let held = match pair.select(section.header.selector, canary) {
-        Ok(held) => held,
-        Err(status) => {
-            return refuse(writer, if ours(&picture.owned, &hashes) { status } else { SectionStatus::WrongTopology });
+    let label = pair.label(table, Some(held));
+    let written = match read {
+        Some(Ok(answers)) => put_read(writer, label, &answers, *conversion),
+        Some(Err(status)) => return writer.refuse(pair.label(table, None), status),
+        None => {
+            let image = held.image.as_ref();
+            let batch = Batch { image, keys: section.keys, as_of: image.as_of(), read_ts_s };
+            answer_keys(writer, label, batch, *conversion)
         }
     };
-    let image = held.image.as_ref();
-    if let Some(status) = nothing_here(image, &picture.owned, &hashes) {
-        return refuse(writer, status);
+    if written.is_err() {
+        writer.refuse(pair.label(table, None), SectionStatus::ReplyTooLarge);
     }
-    let label = pair.label(table, Some(held));
-    let batch = Batch { image, hashes: &hashes, as_of: image.as_of(), read_ts_s };
-    let keys = section.keys;
-    let key = |index: usize| match keys {
-        Keys::U64(keys) => Key::U64(keys.get(index)),
-        Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
-    };
-    if conversion.reply_type.fixed_width().is_some() {
-        let Ok(mut dense) = writer.dense(label, conversion.reply_type, hashes.len()) else {
-            return refuse(writer, SectionStatus::ReplyTooLarge);
+}
+
+/// Answers all keys of a section, or refuses it if that fails on the way; an error leaves nothing in the reply.
+pub(crate) fn answer_keys(
+    writer: &mut ReplyWriter,
+    label: SectionLabel,
+    batch: Batch<'_>,
+    conversion: Conversion,
+) -> Result<(), ReplyTooLarge> {
+    if let Some(width) = conversion.reply_type.fixed_width() {
+        let mut dense = writer.dense(label, conversion.reply_type, batch.keys.len())?;
+        let outcome = if conversion.copies() && batch.is_plain(width) {
+            batch.fill(&mut dense)
+        } else {
+            batch.run(|answer| put_dense(&mut dense, conversion, answer))
         };
-        let outcome = batch.run(key, |answer| match answer {
-            Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
-            Answer::Found(_) => Err(SectionStatus::DataFault),
-            Answer::Missing(status) => {
-                dense.missing(status);
-                Ok(())
-            }
-        });
         match outcome {
             Ok(()) => dense.finish(),
             Err(status) => dense.refuse(status),
         }
     } else {
-        let Ok(mut variable) = writer.variable(label, hashes.len()) else {
-            return refuse(writer, SectionStatus::ReplyTooLarge);
-        };
-        let outcome = batch.run(key, |answer| match answer {
-            Answer::Found(stored) => variable.found(stored).map_err(|_| SectionStatus::ReplyTooLarge),
-            Answer::Missing(status) => {
-                variable.missing(status);
-                Ok(())
-            }
-        });
+        let mut variable = writer.variable(label, batch.keys.len())?;
+        let outcome = batch.run(|answer| put_variable(&mut variable, answer));
         match outcome {
             Ok(()) => variable.finish(),
             Err(status) => variable.refuse(status),
         }
     }
+    Ok(())
 }
 
+/// As [`answer_keys`], from answers that were read.
+fn put_read(
+    writer: &mut ReplyWriter,
+    label: SectionLabel,
+    answers: &DiskAnswers,
+    conversion: Conversion,
+) -> Result<(), ReplyTooLarge> {
+    if conversion.reply_type.fixed_width().is_some() {
+        let mut dense = writer.dense(label, conversion.reply_type, answers.len())?;
+        match answers.iter().try_for_each(|answer| put_dense(&mut dense, conversion, answer)) {
+            Ok(()) => dense.finish(),
+            Err(status) => dense.refuse(status),
+        }
+    } else {
+        let mut variable = writer.variable(label, answers.len())?;
+        match answers.iter().try_for_each(|answer| put_variable(&mut variable, answer)) {
+            Ok(()) => variable.finish(),
+            Err(status) => variable.refuse(status),
+        }
+    }
+    Ok(())
+}
+
+#[inline]
+fn put_dense(dense: &mut DenseWriter<'_>, conversion: Conversion, answer: Answer<'_>) -> Result<(), SectionStatus> {
+    match answer {
+        Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
+        Answer::Found(_) => Err(SectionStatus::DataFault),
+        Answer::Missing(status) => {
+            dense.missing(status);
+            Ok(())
+        }
+    }
+}
+
+#[inline]
+fn put_variable(variable: &mut VariableWriter<'_>, answer: Answer<'_>) -> Result<(), SectionStatus> {
+    match answer {
+        Answer::Found(stored) => variable.found(stored).map_err(|_| SectionStatus::ReplyTooLarge),
+        Answer::Missing(status) => {
+            variable.missing(status);
+            Ok(())
+        }
+    }
+}
+
+/// The keys of a section by their index.
+fn key_of<'k>(keys: Keys<'k>) -> impl Fn(usize) -> Key<'k> {
+    move |index| match keys {
+        Keys::U64(keys) => Key::U64(keys.get(index)),
+        Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
+    }
+}
+
+/// Whether the CPU has the wide instructions that lookups use where they can.
+#[inline]
+fn is_wide() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512vbmi")
+            && std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("bmi1")
+            && std::arch::is_x86_feature_detected!("bmi2")
+            && std::arch::is_x86_feature_detected!("lzcnt")
+            && std::arch::is_x86_feature_detected!("popcnt")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// The parts of all keys.
+fn parts(keys: Keys<'_>) -> impl Iterator<Item = Part> {
+    let (numbers, names) = match keys {
+        Keys::U64(keys) => (Some(keys), None),
+        Keys::Bytes(keys) => (None, Some(keys)),
+    };
+    let numbers = numbers.into_iter().flat_map(|keys| keys.iter().map(hash_u64));
+    numbers.chain(names.into_iter().flat_map(|keys| keys.iter().map(hash_bytes))).map(part_of)
+}
+
+/// The hashes of all keys.
 fn hash(keys: Keys<'_>) -> Vec<u64> {
     match keys {
         Keys::U64(keys) => keys.iter().map(hash_u64).collect(),
@@ -167,16 +361,16 @@ fn hash(keys: Keys<'_>) -> Vec<u64> {
 }
 
 /// Why not one of the keys can be answered, if that is so.
-fn nothing_here(image: &Image, owned: &PartSet, hashes: &[u64]) -> Option<SectionStatus> {
-    if hashes.is_empty() || hashes.iter().any(|h| image.parts().contains(part_of(*h))) {
+fn nothing_here(image: &Image, owned: &PartSet, keys: Keys<'_>) -> Option<SectionStatus> {
+    if keys.is_empty() || parts(keys).any(|part| image.parts().contains(part)) {
         return None;
     }
-    Some(if ours(owned, hashes) { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
+    Some(if ours(owned, keys) { SectionStatus::NotLoaded } else { SectionStatus::WrongTopology })
 }
 
 /// Whether one of the keys may rightly be asked for here; without keys, whether any may.
-fn ours(owned: &PartSet, hashes: &[u64]) -> bool {
-    if hashes.is_empty() { !owned.is_empty() } else { hashes.iter().any(|h| owned.contains(part_of(*h))) }
+fn ours(owned: &PartSet, keys: Keys<'_>) -> bool {
+    if keys.is_empty() { !owned.is_empty() } else { parts(keys).any(|part| owned.contains(part)) }
 }
 
 /// The status of a key whose part is not here.

@@ -20,18 +20,20 @@ pub(crate) fn prefetch_range(bytes: &[u8], at: usize, len: usize, lines_max: usi
     }
 }
 
+/// Starts to bring the line at an address into the cache; any address will do.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-fn prefetch_line(line: *const u8) {
+#[inline(always)]
+pub(crate) fn prefetch_line(line: *const u8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch reads nothing the program can observe and never faults, whatever the address; SSE, which it
     // needs, is part of x86_64.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>()) };
 }
 
+/// Starts to bring the line at an address into the cache; any address will do.
 #[cfg(target_arch = "aarch64")]
-#[inline]
-fn prefetch_line(line: *const u8) {
+#[inline(always)]
+pub(crate) fn prefetch_line(line: *const u8) {
     // SAFETY: PRFM is a hint that reads nothing the program can observe and never faults, whatever the address.
     unsafe {
         std::arch::asm!("prfm pldl1keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
@@ -39,8 +41,8 @@ fn prefetch_line(line: *const u8) {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-#[inline]
-fn prefetch_line(_line: *const u8) {
+#[inline(always)]
+pub(crate) fn prefetch_line(_line: *const u8) {
     // No hint on this architecture: lookups are slower, not different.
 }
 

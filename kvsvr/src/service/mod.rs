@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   BatchGet ── gate ── parse ──┬─ up to INLINE_KEYS_MAX keys: here ──────┐
-//!                               └─ more: on the CPU pool ─────────────────┴─▶ lookup::answer ── packed reply, held
-//!                                                                                                until it is sent
+//!                               ├─ more: on the CPU pool ─────────────────┴─▶ lookup::answer ──┬─▶ packed reply, held
+//!                               └─ with tables on SSD: here, between reads ──▶ answer_reading ─┘   until it is sent
 //! ```
 //!
 //! A lookup of a few thousand keys takes some hundred microseconds: moving it to another thread would cost about as
@@ -17,6 +17,7 @@ mod reply_memory;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fkv_env::Env;
 use fkv_formats::id::TableUid;
 use fkv_meta::record::SectState;
@@ -28,10 +29,10 @@ use tonic::{Request, Response, Status};
 use self::gate::Gate;
 pub(crate) use self::reply_memory::HoldUntilSent;
 use self::reply_memory::ReplyMemory;
-use crate::config::RequestLimits;
+use crate::config::{IoEngine, RequestLimits};
 use crate::image::{Entry, Labelled, Picture, Registry};
 use crate::ledger::Ledger;
-use crate::lookup::{self, Answering};
+use crate::lookup::{self, Answering, DiskReader};
 
 /// Up to this many keys are looked up on the thread that received the request.
 const INLINE_KEYS_MAX: usize = 8192;
@@ -47,6 +48,7 @@ pub(crate) struct KvService {
     ledger: Arc<Ledger>,
     gate: Gate,
     reply_memory: ReplyMemory,
+    disk: DiskReader,
 }
 
 impl KvService {
@@ -57,6 +59,7 @@ impl KvService {
         limits: &RequestLimits,
         registry: Arc<Registry>,
         ledger: Arc<Ledger>,
+        disk: DiskReader,
     ) -> Self {
         Self {
             env: env.clone(),
@@ -67,6 +70,7 @@ impl KvService {
             ledger,
             gate: Gate::new(limits.concurrent_max, limits.queue_max),
             reply_memory: ReplyMemory::new(limits.reply_memory_bytes_max),
+            disk,
         }
     }
 
@@ -107,7 +111,16 @@ impl KvService {
                 flips: entry.served.flips(),
             }
         });
+        let io = self.disk.io.counts();
         kv::StatusReply {
+            io_engine: match self.disk.io.engine() {
+                IoEngine::Uring => "uring",
+                IoEngine::Auto | IoEngine::Pread => "pread",
+            }
+            .to_owned(),
+            block_reads: io.reads,
+            block_read_bytes: io.read_bytes,
+            block_read_failures: io.failures,
             server: self.server.clone(),
             slots: picture.slots.iter().map(ToString::to_string).collect(),
             generation: picture.topology.generation,
@@ -183,6 +196,13 @@ impl kv_server::Kv for KvService {
         let answering = Answering { now_ms: self.env.clock.unix_ms(), reply_bytes_max: self.limits.reply_bytes_max };
         let is_small = request.key_count() <= INLINE_KEYS_MAX;
         let memory = self.reply_memory.clone();
+        if lookup::reads(&request, &picture) {
+            // Reads dominate: what is computed between them is done here. A caller that gives up ends them.
+            let body = lookup::answer_reading(&request, &picture, answering, &self.disk).await;
+            drop(turn);
+            let held = memory.hold(body.len()).map_err(Status::from)?;
+            return Ok(reply(body, held));
+        }
         let work = move || {
             // Until the reply is made; from then on its memory counts.
             let _turn = turn;
@@ -201,9 +221,7 @@ impl kv_server::Kv for KvService {
             outcome.ok().flatten().unwrap_or_else(|| Err(failed()))
         }
         .map_err(Status::from)?;
-        let mut response = Response::new(kv::BatchGetReply { body });
-        response.extensions_mut().insert(held);
-        Ok(response)
+        Ok(reply(body, held))
     }
 
     async fn topology(&self, _: Request<kv::TopologyRequest>) -> Result<Response<kv::TopologyReply>, Status> {
@@ -213,6 +231,12 @@ impl kv_server::Kv for KvService {
     async fn status(&self, _: Request<kv::StatusRequest>) -> Result<Response<kv::StatusReply>, Status> {
         Ok(Response::new(self.status_of(&self.registry.picture())))
     }
+}
+
+fn reply(body: Bytes, held: reply_memory::Held) -> Response<kv::BatchGetReply> {
+    let mut response = Response::new(kv::BatchGetReply { body });
+    response.extensions_mut().insert(held);
+    response
 }
 
 /// A body that is only too large can be sent in pieces; any other that cannot be read is a fault of its sender.
@@ -234,6 +258,7 @@ mod tests {
 
     use super::kv_server::Kv;
     use super::*;
+    use crate::config::IoConfig;
     use crate::image::PartSet;
 
     /// A pool that does nothing before it is told to.
@@ -278,7 +303,11 @@ mod tests {
             informed,
         });
         let limits = RequestLimits { concurrent_max: 1, queue_max: 0, ..RequestLimits::default() };
-        KvService::new(env, "rank", "kv-1", &limits, registry, Ledger::new(1, 1))
+        let config = IoConfig { engine: IoEngine::Pread, pread_threads: 1, ..IoConfig::default() };
+        let io = crate::io::open(&config).expect("threads start");
+        let cache = crate::cache::RecordCache::new(0).expect("no memory is taken");
+        let disk = DiskReader { io, cache, faults: Arc::default() };
+        KvService::new(env, "rank", "kv-1", &limits, registry, Ledger::new(1, 1), disk)
     }
 
     fn request(count: usize) -> Request<kv::BatchGetRequest> {

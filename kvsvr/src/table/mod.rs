@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fkv_env::TaskHandle;
-use fkv_formats::id::{ContentId, Slot};
+use fkv_formats::id::{ContentId, Part, Slot};
 use fkv_meta::record::{Canary, Held as HeldRecord, Label, RetainOld, TableRecord};
 
 pub(crate) use self::plan::Wanted;
 use self::plan::{Held, HeldImage, IMAGES_MAX, plan};
 pub(crate) use self::trouble::{Trouble, TroubleKind};
 pub(crate) use crate::image::Discarded;
-use crate::image::{Image, Labelled, LocalFile, LocalImage, Pair, PartSet, ServedTable};
+use crate::image::{Image, ImageBuilder, Labelled, LocalFile, LocalImage, Pair, PartSet, ServedTable};
 use crate::ledger::Ledger;
 use crate::load::Loaded;
 use crate::state_file::{ImageState, TableState};
@@ -72,6 +72,8 @@ pub(crate) struct LoadStart {
     pub(crate) local: Option<LocalImage>,
     /// Whether an earlier attempt missed an object: what is known of the version may be out of date.
     pub(crate) reread: bool,
+    /// Parts whose local data proved damaged: they are fetched, whatever local files say.
+    pub(crate) distrusted: PartSet,
 }
 
 /// What a step asks the caller to do.
@@ -113,10 +115,10 @@ pub(crate) struct Table {
     loading: Option<Loading>,
     /// What loads failed on, by content.
     troubles: BTreeMap<ContentId, Trouble>,
+    /// Parts whose local data proved damaged and was not replaced yet, by content.
+    distrusted: BTreeMap<ContentId, PartSet>,
     /// When the last step was.
     stepped_at: Duration,
-    /// Why this build cannot serve the table; empty if it can.
-    refused: String,
     /// The contents to report after the last step.
     report: BTreeSet<ContentId>,
 }
@@ -132,8 +134,8 @@ impl Table {
             shown,
             loading: None,
             troubles: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
             stepped_at: Duration::ZERO,
-            refused: String::new(),
             report: BTreeSet::new(),
         }
     }
@@ -156,7 +158,7 @@ impl Table {
     pub(crate) fn problem(&self) -> &str {
         let wanted = [self.record.aligned, self.record.target].into_iter().flatten();
         let worst = wanted.filter_map(|label| self.troubles.get(&label.content)).next();
-        worst.or(self.troubles.values().next()).map_or(&self.refused, Trouble::text)
+        worst.or(self.troubles.values().next()).map_or("", Trouble::text)
     }
 
     /// When the next failed load is due again; those that were due at the last step had their turn then.
@@ -175,11 +177,6 @@ impl Table {
     /// Whether a load failed because it did not fit.
     pub(crate) fn waits_for_room(&self) -> bool {
         self.troubles.values().any(Trouble::waits_for_room)
-    }
-
-    /// Notes that this build cannot serve the table at all.
-    pub(crate) fn refuse(&mut self, reason: &str) {
-        self.refused = reason.to_owned();
     }
 
     /// Whether it shows what is shown everywhere, or cannot: in either case there is nothing to wait for.
@@ -242,6 +239,23 @@ impl Table {
         TableState { record: (*self.record).clone(), shown: self.shown, images }
     }
 
+    /// Notes that parts of an image cannot be read any more as they were written: it goes on without them until they
+    /// have been fetched again.
+    pub(crate) fn note_damage(&mut self, content: ContentId, parts: &BTreeSet<Part>, effects: &mut Effects) {
+        let Some(held) = self.images.iter_mut().find(|held| held.image.content() == content) else { return };
+        let damaged: Vec<Part> = parts.iter().copied().filter(|part| held.image.parts().contains(*part)).collect();
+        if damaged.is_empty() {
+            return;
+        }
+        let mut builder = ImageBuilder::extending(&held.image);
+        builder.forget(damaged.iter().copied());
+        let lacking = Arc::new(builder.finish());
+        effects.retired.push(std::mem::replace(&mut held.image, lacking));
+        self.distrusted.entry(content).or_insert(PartSet::EMPTY).extend(damaged);
+        // A load under way may bring the damaged data back.
+        self.loading.take_if(|loading| loading.label.content == content);
+    }
+
     /// Notes that the load `id` has begun.
     pub(crate) fn load_began(&mut self, id: u64, label: Label, task: TaskHandle) {
         self.loading = Some(Loading { id, label, _task: task });
@@ -278,8 +292,18 @@ impl Table {
                 };
                 assert!(self.images.len() < IMAGES_MAX, "a load begins only where its image has a place");
                 let image = Arc::new(loaded.image);
+                let loaded_parts = image.parts().clone();
                 self.images.push(InMemory { label: loading.label, image, local: loaded.local, served, reporting });
                 let before = self.troubles.remove(&content);
+                // What is still missing would otherwise be taken from the damaged file again.
+                if let Some(distrusted) = self.distrusted.get_mut(&content) {
+                    for part in loaded_parts.iter() {
+                        distrusted.remove(part);
+                    }
+                    if distrusted.is_empty() {
+                        self.distrusted.remove(&content);
+                    }
+                }
                 if let Some(trouble) = loaded.missing {
                     self.troubles.insert(content, trouble.after(before, now));
                 }
@@ -302,7 +326,8 @@ impl Table {
     /// Forgets what went wrong with contents that nobody waits for any more.
     fn forget_troubles(&mut self, around: Surroundings<'_>) {
         let Wanted::Table { target, aligned, .. } = around.wanted else { return self.troubles.clear() };
-        let Self { troubles, images, shelf, serving, .. } = self;
+        let Self { troubles, images, shelf, serving, distrusted, .. } = self;
+        distrusted.retain(|content, _| images.iter().any(|held| held.image.content() == *content));
         troubles.retain(|content, _| {
             let is_wanted = [aligned, target].into_iter().flatten().any(|label| label.content == *content);
             let is_whole = images
@@ -441,6 +466,7 @@ impl Table {
             existing: held.map(|held| Arc::clone(&held.image)),
             local: held.map(|held| &held.local).or(shelved.map(|shelved| &shelved.local)).cloned(),
             reread: self.troubles.get(&label.content).is_some_and(Trouble::wants_reread),
+            distrusted: self.distrusted.get(&label.content).cloned().unwrap_or(PartSet::EMPTY),
         });
     }
 }
@@ -485,6 +511,7 @@ mod tests {
             },
             retain_versions: 1,
             retain_old: RetainOld::Ram,
+            filter: Default::default(),
             created_ms: 0,
             head: Version(0),
             epoch: Epoch(0),
@@ -505,7 +532,7 @@ mod tests {
     }
 
     fn loaded(number: u8) -> Loaded {
-        let mut builder = ImageBuilder::new(label(number).content, Version(number.into()), 0);
+        let mut builder = ImageBuilder::new(label(number).content, Version(number.into()), 0, None);
         (0..PART_COUNT).for_each(|part| builder.add_empty(Part(part)));
         let file = |name: &str| {
             let reservation = Ledger::new(0, 1).reserve(0, 1).expect("fits");

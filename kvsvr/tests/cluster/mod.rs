@@ -145,7 +145,13 @@ impl Cluster {
     }
 
     pub(crate) async fn create_table_with(&self, name: &str, schema: &Schema, retain_old: RetainOld) -> TableUid {
-        let new = NewTable { name: name.into(), schema: schema.clone(), retain_versions: 2, retain_old };
+        let new = NewTable {
+            name: name.into(),
+            schema: schema.clone(),
+            retain_versions: 2,
+            retain_old,
+            filter: Default::default(),
+        };
         let made = self.meta.change(|view| txn::create_table(view, new.clone(), 1)).await.expect("created");
         TableUid(made.revision.0)
     }

@@ -2,9 +2,12 @@
 
 use std::io::{self, Write};
 
-use fkv_formats::inspect::{Inspection, PackInspection, PartInspection, SampleKey, SampleRecord, inspect};
+use fkv_formats::inspect::{BlockCounts, Inspection, PackInspection, PartInspection, SampleKey, SampleRecord, inspect};
 use fkv_formats::manifest::{Form, Layer};
+use fkv_formats::pack::PackPart;
 use fkv_formats::schema::Schema;
+use fkv_formats::table::mem::Probe;
+use fkv_formats::table::{PartLayout, Profile};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -62,15 +65,36 @@ struct PackView {
     format_version: u16,
     load_permille: u16,
     codec: u8,
+    filter: &'static str,
     shape: Option<String>,
     slots_per_line: Option<u8>,
     records: u64,
     part_bytes: u64,
+    /// What a server holds in memory.
+    resident_bytes: u64,
+    /// Bytes of filters, part of what is resident.
+    filter_bytes: u64,
+    resident_bytes_per_record: f64,
     load: f64,
-    /// How many records lie 0, 1, 2 … lines from home.
+    /// How many records lie, or have their entry, 0, 1, 2 … lines from home.
     displacement: Vec<u64>,
+    blocks: Option<BlocksView>,
     parts: Vec<PartView>,
     first_records: Vec<RecordView>,
+}
+
+/// The blocks of a pack.
+#[derive(Serialize)]
+struct BlocksView {
+    blocks: u64,
+    bytes: u64,
+    runs: u64,
+    runs_of_several_blocks: u64,
+    record_bytes: u64,
+    /// The share of the blocks' bytes that records take.
+    fill: f64,
+    /// Records that a lookup finds only in the second run it reads, or a later one.
+    second_reads: u64,
 }
 
 #[derive(Serialize)]
@@ -122,7 +146,10 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
             let view = PackView::new(&pack, len, args.records);
             context.print(&view, |out| if args.verify { write_verdict(out, &view) } else { view.write(out) })?;
             match pack.parts.iter().find_map(|part| part.damage.as_ref().map(|damage| (part.part, damage))) {
-                None => Ok(()),
+                None => match pack.gap_damage {
+                    None => Ok(()),
+                    Some(damage) => Err(Failure::coded("data_loss", format!("{name}: {damage}"))),
+                },
                 Some((part, damage)) => {
                     let damaged = pack.parts.iter().filter(|part| part.damage.is_some()).count();
                     Err(Failure::coded(
@@ -150,10 +177,11 @@ fn write_verdict(out: &mut dyn Write, view: &PackView) -> io::Result<()> {
     match damaged {
         0 => writeln!(
             out,
-            "pack, {}: all {} checksums of {} parts are right",
+            "pack, {}: all {} checksums of {} parts are right{}",
             bytes(view.bytes),
             count(chunks as u64),
-            view.parts.len()
+            view.parts.len(),
+            view.blocks.as_ref().map_or(String::new(), |blocks| format!(", and those of {} runs", count(blocks.runs)))
         ),
         damaged => writeln!(out, "pack, {}: {damaged} of {} parts are damaged", bytes(view.bytes), view.parts.len()),
     }
@@ -198,9 +226,11 @@ impl From<&SampleRecord> for RecordView {
 impl PackView {
     fn new(pack: &PackInspection, bytes: u64, records: usize) -> Self {
         let directory = &pack.directory;
-        let layout = pack.parts.iter().find_map(|part| part.layout);
+        let (shape, slots_per_line) = shape_of(pack);
         let slots: f64 = pack.parts.iter().filter_map(slots).sum();
-        let part_view = |(entry, seen): (&fkv_formats::pack::PackPart, &PartInspection)| PartView {
+        let resident_bytes = directory.parts.iter().map(|part| part.len() - part.block_len()).sum();
+        let filter_bytes = pack.parts.iter().filter_map(|part| part.layout.as_ref()).map(filter_len).sum();
+        let part_view = |(entry, seen): (&PackPart, &PartInspection)| PartView {
             part: entry.part.0,
             offset: entry.offset,
             bytes: entry.len(),
@@ -222,12 +252,17 @@ impl PackView {
             format_version: directory.profile.format,
             load_permille: directory.profile.load_permille,
             codec: directory.profile.codec,
-            shape: layout.map(|layout| format!("{:?}", layout.shape()).to_lowercase()),
-            slots_per_line: layout.map(|layout| layout.slots()),
+            filter: filter_name(directory.profile.filter),
+            shape,
+            slots_per_line,
             records: pack.records(),
             part_bytes: pack.bytes(),
+            resident_bytes,
+            filter_bytes,
+            resident_bytes_per_record: per(resident_bytes, pack.records()),
             load,
             displacement: pack.displacement(),
+            blocks: BlocksView::new(pack),
             parts: directory.parts.iter().zip(&pack.parts).map(part_view).collect(),
             first_records: pack.parts.iter().flat_map(|part| &part.first).take(records).map(Into::into).collect(),
         }
@@ -247,15 +282,22 @@ impl PackView {
                         (Some(shape), Some(slots)) => {
                             format!("{shape}, {slots} slots a line, built for a load of {} ‰", self.load_permille)
                         }
+                        (Some(shape), None) => shape.clone(),
                         _ => String::new(),
                     },
                 ),
+                ("filter", self.filter_text()),
                 (
                     "parts",
                     format!("{} with {} chunks, {}", self.parts.len(), count(chunks as u64), bytes(self.part_bytes)),
                 ),
                 ("records", count(self.records)),
-                ("load", format!("{:.3} records a slot", self.load)),
+                (
+                    "resident",
+                    format!("{}, {:.2} bytes a record", bytes(self.resident_bytes), self.resident_bytes_per_record),
+                ),
+                ("load", self.slots_per_line.map_or(String::new(), |_| format!("{:.3} records a slot", self.load))),
+                ("blocks", self.blocks.as_ref().map_or(String::new(), BlocksView::text)),
             ],
         )?;
         self.write_displacement(out)?;
@@ -269,7 +311,7 @@ impl PackView {
                 part.offset.to_string(),
                 part.bytes.to_string(),
                 part.records.to_string(),
-                format!("{:.3}", part.load),
+                if self.slots_per_line.is_some() { format!("{:.3}", part.load) } else { String::new() },
                 part.digest.chars().take(12).collect(),
                 part.damage.clone().unwrap_or_default(),
             ]);
@@ -294,6 +336,14 @@ impl PackView {
         columns.write(out)
     }
 
+    fn filter_text(&self) -> String {
+        match (self.filter, self.filter_bytes) {
+            _ if self.schema.kind != "blk" => String::new(),
+            (_, 0) => self.filter.to_owned(),
+            (name, len) => format!("{name}, {}, {:.2} bytes a record", bytes(len), per(len, self.records)),
+        }
+    }
+
     /// Writes how far records lie from home: what share of lookups needs how many lines.
     #[allow(clippy::cast_precision_loss, reason = "percentages for people")]
     fn write_displacement(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -307,10 +357,75 @@ impl PackView {
     }
 }
 
-/// Slots of a part, from its load.
+impl BlocksView {
+    /// What the blocks of all parts hold; `None` of a memory table.
+    fn new(pack: &PackInspection) -> Option<Self> {
+        let sum = |of: fn(&BlockCounts) -> u64| pack.parts.iter().map(|part| of(&part.blocks)).sum::<u64>();
+        let bytes: u64 = pack.directory.parts.iter().map(PackPart::block_len).sum();
+        let record_bytes = sum(|counts| counts.record_bytes);
+        (bytes > 0).then(|| Self {
+            blocks: sum(|counts| counts.blocks),
+            bytes,
+            runs: sum(|counts| counts.runs),
+            runs_of_several_blocks: sum(|counts| counts.long_runs),
+            record_bytes,
+            fill: per(record_bytes, bytes),
+            second_reads: sum(|counts| counts.second_reads),
+        })
+    }
+
+    fn text(&self) -> String {
+        let second = match self.second_reads {
+            0 => String::new(),
+            reads => format!(", {} records found by a second read", count(reads)),
+        };
+        format!(
+            "{} in {} runs, {} of several blocks; {:.1} % of {} are records{second}",
+            count(self.blocks),
+            count(self.runs),
+            count(self.runs_of_several_blocks),
+            self.fill * 100.0,
+            bytes(self.bytes)
+        )
+    }
+}
+
+/// How the parts of a pack are laid out, and the slots of an index line; the first part that can be read stands for all.
+fn shape_of(pack: &PackInspection) -> (Option<String>, Option<u8>) {
+    match pack.parts.iter().find_map(|part| part.layout) {
+        Some(PartLayout::Mem(layout)) => (Some(format!("{:?}", layout.shape()).to_lowercase()), Some(layout.slots())),
+        Some(PartLayout::Idx(layout)) => {
+            let sorted = if layout.probe() == Probe::Sorted { ", sorted" } else { "" };
+            (Some(format!("an entry per record{sorted}")), Some(layout.slots()))
+        }
+        Some(PartLayout::Blk(_)) => (Some("an entry per block".to_owned()), None),
+        None => (None, None),
+    }
+}
+
+const fn filter_len(layout: &PartLayout) -> u64 {
+    match layout {
+        PartLayout::Mem(_) | PartLayout::Idx(_) => 0,
+        PartLayout::Blk(layout) => layout.filter_len(),
+    }
+}
+
+const fn filter_name(filter: u8) -> &'static str {
+    if filter == Profile::FILTER_FUSE8 { "binary fuse, 8 bits" } else { "none" }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn per(sum: u64, count: u64) -> f64 {
+    sum as f64 / count.max(1) as f64
+}
+
+/// Slots of a part, from its load.
 fn slots(part: &PartInspection) -> Option<f64> {
-    part.layout.map(|layout| f64::from(layout.lines()) * f64::from(layout.slots()))
+    match part.layout? {
+        PartLayout::Mem(layout) => Some(f64::from(layout.lines()) * f64::from(layout.slots())),
+        PartLayout::Idx(layout) => Some(f64::from(layout.lines()) * f64::from(layout.slots())),
+        PartLayout::Blk(_) => None,
+    }
 }
 
 impl FormView {

@@ -3,7 +3,7 @@
 use fkv_rpc::control;
 use serde::Serialize;
 
-use crate::cli::{RetainOld, TableCreateArgs, TableDeleteArgs, TableVerb};
+use crate::cli::{Filter, RetainOld, TableCreateArgs, TableDeleteArgs, TableVerb};
 use crate::context::Context;
 use crate::control::Control;
 use crate::failure::{Failure, Outcome};
@@ -35,6 +35,12 @@ async fn create(context: &Context, control: &Control, args: TableCreateArgs) -> 
         retain_old: match args.retain_old {
             RetainOld::Ram => "ram",
             RetainOld::Disk => "disk",
+        }
+        .to_owned(),
+        filter: match args.filter {
+            None => "",
+            Some(Filter::None) => "none",
+            Some(Filter::Fuse8) => "fuse8",
         }
         .to_owned(),
     };

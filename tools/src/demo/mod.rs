@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fkv_client::ClientConfig;
+use fkv_formats::schema::TableKind;
 use fkv_rpc::control;
 use futures::future::try_join_all;
 use serde_json::json;
@@ -50,8 +51,10 @@ const READING: Duration = Duration::from_secs(2);
 pub(crate) async fn run(context: &Context, args: DemoArgs) -> Outcome {
     let mut signals = Signals::catch()?;
     let place = Place::new(context, args.dir.as_deref())?;
+    // Every read of an SSD is one of a hundred thousand a second.
+    let rows = args.rows.unwrap_or(if args.kind == TableKind::Mem { 5_000_000 } else { 500_000 });
     let outcome = tokio::select! {
-        outcome = demo(context, &place, args.rows) => outcome,
+        outcome = demo(context, &place, rows, args.kind) => outcome,
         signal = signals.next() => Err(Failure::failed(format!("stopped by {signal}"))),
     };
     match (outcome, place.temporary) {
@@ -91,7 +94,7 @@ impl Place {
     }
 }
 
-async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
+async fn demo(context: &Context, place: &Place, rows: u64, kind: TableKind) -> Outcome {
     let env = &context.env;
     let now = || env.clock.monotonic();
     let begun = now();
@@ -113,7 +116,7 @@ async fn demo(context: &Context, place: &Place, rows: u64) -> Outcome {
     };
     let cluster = LocalCluster::start(env, &options).await?;
     let toured = tokio::select! {
-        toured = tour(context, place, &cluster, shapes, narrator, begun) => toured,
+        toured = tour(context, place, &cluster, (shapes, kind), narrator, begun) => toured,
         failure = cluster.failed() => Err(failure),
     };
     cluster.shutdown().await;
@@ -145,7 +148,7 @@ async fn tour<'a>(
     context: &Context,
     place: &Place,
     cluster: &LocalCluster,
-    shapes: [Shape; 2],
+    (shapes, kind): ([Shape; 2], TableKind),
     mut narrator: Narrator<'a>,
     begun: Duration,
 ) -> Outcome<(Narrator<'a>, Tally)> {
@@ -186,7 +189,7 @@ async fn tour<'a>(
     )?;
 
     for shape in &shapes {
-        control.create_table(create_request(shape)).await?;
+        control.create_table(create_request(shape, kind)).await?;
     }
     let then = now();
     load(context, control, &place.dir, &shapes, Generation(1)).await?;
@@ -290,10 +293,10 @@ fn input_dir(dir: &Path, shape: &Shape, generation: Generation) -> PathBuf {
     dir.join("input").join(shape.table).join(format!("load={}", generation.0))
 }
 
-fn create_request(shape: &Shape) -> control::CreateTableRequest {
+fn create_request(shape: &Shape, kind: TableKind) -> control::CreateTableRequest {
     control::CreateTableRequest {
         name: shape.table.to_owned(),
-        kind: "mem".to_owned(),
+        kind: kind.to_string(),
         key_type: "u64".to_owned(),
         value_type: shape.value_type(),
         ..Default::default()

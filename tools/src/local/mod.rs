@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fkv_datasvr::{DataConfig, DataServer, FileInputs, Sources};
 use fkv_env::Env;
-use fkv_kvsvr::{KvConfig, KvServer};
+use fkv_kvsvr::{IoConfig, KvConfig, KvServer};
 use fkv_meta::Meta;
 use fkv_meta::key::Keys;
 use fkv_meta::store::MetaStore;
@@ -95,6 +95,9 @@ impl LocalCluster {
                 server: server.id(),
                 listen: server.listen,
                 data_dir: directory.path().join("kv").join(server.id()),
+                // There are several of them in this process.
+                io: IoConfig { rings: 1, buffer_bytes: 4 << 20, ..IoConfig::default() },
+                record_cache_bytes: 32 << 20,
                 ..KvConfig::default()
             };
             let running = KvServer::start(env.clone(), config, meta.clone(), store.clone())

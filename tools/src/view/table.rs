@@ -62,6 +62,7 @@ pub(crate) struct TableView {
     ttl: bool,
     retain_versions: u32,
     retain_old: String,
+    filter: String,
     created_unix_ms: u64,
     head: Option<u64>,
     epoch: u64,
@@ -89,6 +90,7 @@ impl From<control::Table> for TableView {
             ttl: table.ttl,
             retain_versions: table.retain_versions,
             retain_old: table.retain_old,
+            filter: table.filter,
             created_unix_ms: table.created_unix_ms,
             head: some(table.head),
             epoch: table.epoch,
@@ -112,6 +114,13 @@ impl From<control::Table> for TableView {
 }
 
 impl TableView {
+    fn kind_text(&self) -> String {
+        match self.filter.as_str() {
+            "" | "none" => self.kind.clone(),
+            filter => format!("{}, filter {filter}", self.kind),
+        }
+    }
+
     /// Writes everything about one table.
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let label = |label: &Option<LabelView>| label.as_ref().map_or_else(|| "none yet".to_owned(), LabelView::text);
@@ -124,7 +133,7 @@ impl TableView {
             out,
             &[
                 ("table", format!("{} (uid {})", self.name, self.uid)),
-                ("kind", self.kind.clone()),
+                ("kind", self.kind_text()),
                 ("keys", self.key_type.clone()),
                 ("values", format!("{}{storage}{}", self.value_type, if self.ttl { ", with expiry" } else { "" })),
                 ("retained", format!("{} versions, the replaced one in {}", self.retain_versions, self.retain_old)),

@@ -33,3 +33,19 @@ fn the_demo_does_not_write_into_a_directory_in_use() {
     fkv(&["demo", "--rows", "40000", "--dir", text(dir)]).refuses(1, &["not empty"]);
     assert_eq!(fkv_env::Files::list(&fkv_env::OsFiles, dir).expect("listed").len(), 1);
 }
+
+#[test]
+fn the_demo_runs_on_tables_whose_records_are_on_ssd() {
+    for kind in ["idx", "blk"] {
+        let run = fkv(&["demo", "--kind", kind, "--rows", "10000", "--output", "json"]).exits(0);
+        let steps: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let figures = |name: &str| {
+            let step = steps.iter().find(|step| step["step"] == name);
+            &step.unwrap_or_else(|| panic!("{kind}: no step {name}"))["figures"]
+        };
+        assert_eq!(figures("check")["found"], 11_250, "{kind}");
+        assert_eq!((&figures("flip")["flips"], &figures("rollback")["flips"]), (&4.into(), &4.into()), "{kind}");
+        assert_eq!(figures("summary")["mixed_answers"], "0", "{kind}");
+        assert_eq!(figures("summary")["wrong_values"], "0", "{kind}");
+    }
+}

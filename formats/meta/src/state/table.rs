@@ -204,6 +204,7 @@ pub(crate) mod tests {
             schema: schema(),
             retain_versions: 1,
             retain_old: RetainOld::Ram,
+            filter: Default::default(),
             created_ms: 1,
             head: Version(0),
             epoch: Epoch(0),

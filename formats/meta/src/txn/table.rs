@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use fkv_formats::id::{Epoch, TaskId, Version};
-use fkv_formats::schema::Schema;
+use fkv_formats::schema::{Schema, TableKind};
 
 use super::{named, put};
 use crate::key::{TASK_LOCK, check_name};
-use crate::record::{DroppedTable, RetainOld, TablePhase, TableRecord, TaskError, TaskState};
+use crate::record::{DroppedTable, Filter, RetainOld, TablePhase, TableRecord, TaskError, TaskState};
 use crate::refusal::Refusal;
 use crate::stamped::Planned;
 use crate::state::table::check_epoch;
@@ -26,6 +26,8 @@ pub struct NewTable {
     pub retain_versions: u32,
     /// What servers keep of a replaced image.
     pub retain_old: RetainOld,
+    /// The filter its versions are built with; only `blk` tables have one.
+    pub filter: Filter,
 }
 
 /// Creates a table. Its uid is the revision at which the transaction commits.
@@ -38,6 +40,12 @@ pub fn create_table(view: &View, new: NewTable, now_ms: u64) -> Result<Planned<T
     if new.retain_versions == 0 {
         return Err(Refusal::Invalid("a table keeps at least 1 version beside those in use".to_owned()));
     }
+    if new.filter != Filter::None && new.schema.kind != TableKind::Blk {
+        let kind = new.schema.kind;
+        return Err(Refusal::Invalid(format!(
+            "only blk tables have a filter: an {kind} table finds absent keys without"
+        )));
+    }
     let key = view.keys().table(&new.name);
     if view.table(&new.name).is_some() || view.unreadable().any(|unreadable| unreadable.key == key) {
         return Err(Refusal::TableExists(new.name));
@@ -47,6 +55,7 @@ pub fn create_table(view: &View, new: NewTable, now_ms: u64) -> Result<Planned<T
         schema: new.schema,
         retain_versions: new.retain_versions,
         retain_old: new.retain_old,
+        filter: new.filter,
         created_ms: now_ms,
         head: Version(0),
         epoch: Epoch(0),

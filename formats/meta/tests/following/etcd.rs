@@ -77,7 +77,7 @@ async fn a_mirror_survives_the_death_of_etcd_and_goes_on() {
                 ttl: false,
             };
             let retain_old = fkv_meta::record::RetainOld::Ram;
-            let new = txn::NewTable { name, schema, retain_versions: 1, retain_old };
+            let new = txn::NewTable { name, schema, retain_versions: 1, retain_old, filter: Default::default() };
             meta.change(|view| txn::create_table(view, new.clone(), 1)).await
         }
     };

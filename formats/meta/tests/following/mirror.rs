@@ -46,7 +46,13 @@ impl Setting {
             f16_overflow: F16Overflow::Reject,
             ttl: false,
         };
-        let new = txn::NewTable { name: name.into(), schema, retain_versions: 1, retain_old: RetainOld::Ram };
+        let new = txn::NewTable {
+            name: name.into(),
+            schema,
+            retain_versions: 1,
+            retain_old: RetainOld::Ram,
+            filter: Default::default(),
+        };
         let change = self.meta.change(|view| txn::create_table(view, new.clone(), 1)).await.expect("created");
         TableUid(change.revision.0)
     }

@@ -96,7 +96,13 @@ pub(crate) fn spec(mode: LoadMode) -> LoadSpec {
 }
 
 pub(crate) fn new_table(name: &str) -> txn::NewTable {
-    txn::NewTable { name: name.into(), schema: schema(), retain_versions: 1, retain_old: RetainOld::Ram }
+    txn::NewTable {
+        name: name.into(),
+        schema: schema(),
+        retain_versions: 1,
+        retain_old: RetainOld::Ram,
+        filter: Default::default(),
+    }
 }
 
 pub(crate) fn servers(sect: &str, roles: usize) -> Vec<Assignment> {

@@ -96,6 +96,7 @@ const _: () = assert!(request_section::END.is_multiple_of(ALIGN) && reply_sectio
 const _: () = assert!(REQUEST_BYTES_MAX < 1 << 30 && REPLY_BYTES_MAX < 1 << 30 && KEYS_MAX < 1 << 24);
 
 /// `len` rounded up to the next block.
+#[inline]
 pub(super) const fn aligned(len: usize) -> usize {
     len.next_multiple_of(ALIGN)
 }
@@ -106,6 +107,7 @@ pub(super) const fn status_bytes(count: usize) -> usize {
 }
 
 /// The N bytes of `bytes` at `at`; the caller has checked that they exist.
+#[inline]
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
@@ -118,6 +120,7 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// The u32 at `at`.
+#[inline]
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
@@ -128,17 +131,20 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The u32 at `at`, as a length.
+#[inline]
 pub(super) fn len_at(bytes: &[u8], at: usize) -> usize {
     // usize has at least 32 bits on every platform tokio runs on.
     usize::try_from(u32_at(bytes, at)).unwrap_or(usize::MAX)
 }
 
 /// Writes `field` at `at`; the caller has made the room.
+#[inline]
 pub(super) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
 /// A count or length of our own making, which the limits keep below `u32::MAX`.
+#[inline]
 pub(super) fn u32_of(len: usize) -> u32 {
     u32::try_from(len).expect("limits keep every count and length within u32")
 }

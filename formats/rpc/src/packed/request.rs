@@ -212,7 +212,15 @@ impl<'a> U64Keys<'a> {
         self.packed.is_empty()
     }
 
+    /// All keys as they are packed, little-endian.
+    #[inline]
+    #[must_use]
+    pub fn packed(&self) -> &'a [[u8; 8]] {
+        self.packed
+    }
+
     /// Key `index`. Panics at or beyond [`Self::len`].
+    #[inline]
     #[must_use]
     pub fn get(&self, index: usize) -> u64 {
         u64::from_le_bytes(self.packed[index])
@@ -239,6 +247,7 @@ impl<'a> BytesKeys<'a> {
     }
 
     /// Key `index`. Panics at or beyond [`Self::len`].
+    #[inline]
     #[must_use]
     pub fn get(&self, index: usize) -> &'a [u8] {
         let start = if index == 0 { 0 } else { self.end(index - 1) };
@@ -252,6 +261,7 @@ impl<'a> BytesKeys<'a> {
         (0..keys.len()).map(move |index| keys.get(index))
     }
 
+    #[inline]
     fn end(&self, index: usize) -> usize {
         len_at(&self.ends[index], 0)
     }

@@ -196,10 +196,43 @@ struct Cursor<'w> {
 
 impl Cursor<'_> {
     /// Notes the next key's status.
+    #[inline]
     fn note(&mut self, status: KeyStatus) {
         assert!(self.next < self.keys, "one status per key");
         self.writer.buffer[self.statuses_at + self.next / 4] |= status.bits() << (self.next % 4 * 2);
         self.next += 1;
+    }
+
+    /// Notes the status of the next `keys` keys: found where `found` has a bit, else absent.
+    #[inline]
+    fn note_found(&mut self, keys: usize, found: u64) {
+        /// Two bits a key for four keys.
+        const STATUSES: [u8; 16] = {
+            let mut statuses = [0; 16];
+            let mut found = 0;
+            while found < 16 {
+                let mut key = 0;
+                while key < 4 {
+                    let status = if found >> key & 1 == 1 { KeyStatus::Found } else { KeyStatus::Absent };
+                    statuses[found] |= status.bits() << (2 * key);
+                    key += 1;
+                }
+                found += 1;
+            }
+            statuses
+        };
+        if self.next.is_multiple_of(4) {
+            let at = self.statuses_at + self.next / 4;
+            let statuses = &mut self.writer.buffer[at..at + keys.div_ceil(4)];
+            for (index, byte) in statuses.iter_mut().enumerate() {
+                *byte = STATUSES[(found >> (4 * index) & 15) as usize];
+            }
+            self.next += keys;
+        } else {
+            for key in 0..keys {
+                self.note(if found >> key & 1 == 1 { KeyStatus::Found } else { KeyStatus::Absent });
+            }
+        }
     }
 
     /// Pads the buffer behind the values, which end at `values_end`, and writes the header.
@@ -250,6 +283,23 @@ impl DenseWriter<'_> {
     pub fn missing(&mut self, status: KeyStatus) {
         assert!(status != KeyStatus::Found, "a found key has a value");
         self.cursor.note(status);
+    }
+
+    /// Answers the next `keys` keys, at most 64, at once: each is found or absent. `fill` gets zeroed room for their
+    /// values, puts those of the keys found at its beginning, one after the other, and tells which keys these are: bit
+    /// `i` stands for the `i`-th.
+    #[inline]
+    pub fn fill(&mut self, keys: usize, fill: impl FnOnce(&mut [u8]) -> u64) {
+        assert!(keys <= 64 && self.cursor.keys - self.cursor.next >= keys, "at most 64 keys, one status each");
+        let buffer = &mut self.cursor.writer.buffer;
+        let at = buffer.len();
+        buffer.put_bytes(0, keys * self.width);
+        let found = fill(&mut buffer[at..]);
+        assert!(keys == 64 || found >> keys == 0, "no more keys are found than are asked for");
+        let count = found.count_ones() as usize;
+        buffer.truncate(at + count * self.width);
+        self.cursor.found += count;
+        self.cursor.note_found(keys, found);
     }
 
     /// Ends the section. Every key must have a status.
@@ -311,6 +361,7 @@ impl VariableWriter<'_> {
     }
 
     /// Notes where the values written so far end, for the next key.
+    #[inline]
     fn end(&mut self) {
         assert!(self.cursor.next < self.cursor.keys, "one status per key");
         let end = u32_of(self.cursor.writer.buffer.len() - self.values_at);

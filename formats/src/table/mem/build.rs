@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::io::Write;
 
 use crate::error::BuildError;
-use crate::hash::{hash_bytes, hash_u64};
 use crate::id::Part;
-use crate::record::{KEY_BYTES_MAX, Key, RecordRef, VALUE_BYTES_MAX, put_blob};
-use crate::route::part_of;
-use crate::schema::{KeyType, Schema};
+use crate::record::{Key, RecordRef, put_blob};
+use crate::schema::Schema;
 use crate::table::Profile;
 use crate::table::WIDTH_VARIES;
+use crate::table::disk::RecordSpec;
+use crate::table::intake::Intake;
 use crate::table::mem::geometry::{Cursor, Geometry, Place};
 use crate::table::mem::layout::{MemLayout, RECORD_BYTES_MAX};
 use crate::table::mem::line::{LINE_BYTES, Line, META, Probe, REACH_MAX, Shape, SlotSpec, meta, reach, used};
@@ -25,9 +25,8 @@ pub struct MemBuilder<W> {
     out: W,
     geometry: Geometry,
     part: Part,
+    intake: Intake,
     cursor: Cursor,
-    pushed: u64,
-    last: Option<Last>,
     lines: Lines,
     /// Bytes of records written outside the index.
     record_bytes: u64,
@@ -36,23 +35,16 @@ pub struct MemBuilder<W> {
     scratch: Vec<u8>,
 }
 
-/// The order of the record pushed last.
-#[derive(Debug)]
-struct Last {
-    h: u64,
-    key: Vec<u8>,
-}
-
 impl<W: Write> MemBuilder<W> {
     /// A builder of `part` that writes its image to `out`.
     pub fn new(geometry: Geometry, part: Part, out: W) -> Self {
+        let SlotSpec { key, ttl, width, .. } = geometry.spec;
         Self {
             out,
             geometry,
             part,
+            intake: Intake::new(RecordSpec { key, ttl, width }, part, geometry.records),
             cursor: Cursor::new(&geometry),
-            pushed: 0,
-            last: None,
             lines: Lines::default(),
             record_bytes: 0,
             index: Vec::new(),
@@ -65,7 +57,8 @@ impl<W: Write> MemBuilder<W> {
     /// # Errors
     /// `OutOfOrder`, `WrongPart`, `Unfit`, `Count`; `Displaced` if the geometry is too tight for these keys; `Limit`; `Io`.
     pub fn push(&mut self, record: RecordRef<'_>) -> Result<(), BuildError> {
-        let value = self.check(&record)?;
+        let ordinal = self.intake.taken();
+        let value = self.intake.take(&record)?;
         let place = self.cursor.advance(record.h).ok_or(BuildError::Displaced)?;
         let inline = self.geometry.spec.shape == Shape::Inline;
         if inline {
@@ -84,7 +77,7 @@ impl<W: Write> MemBuilder<W> {
             Shape::Dense => {
                 self.scratch.extend_from_slice(value);
                 self.put_expiry(record.expiry);
-                self.lines.open(&spec, place, self.pushed);
+                self.lines.open(&spec, place, ordinal);
                 self.lines.put(&spec, place, record.h, &[]);
             }
             Shape::Heap => {
@@ -110,7 +103,6 @@ impl<W: Write> MemBuilder<W> {
                 return Err(BuildError::Limit(format!("the records of part {} exceed 2^48 bytes", self.part)));
             }
         }
-        self.pushed += 1;
         Ok(())
     }
 
@@ -120,66 +112,20 @@ impl<W: Write> MemBuilder<W> {
         }
     }
 
-    /// Checks a record against the schema, the order and the count, and remembers it; gives its value.
-    fn check<'a>(&mut self, record: &RecordRef<'a>) -> Result<&'a [u8], BuildError> {
-        let (index, spec) = (self.pushed, self.geometry.spec);
-        let unfit = |reason: &str| BuildError::Unfit { index, reason: reason.to_owned() };
-        if index == self.geometry.records {
-            return Err(BuildError::Count { announced: self.geometry.records, found: index + 1 });
-        }
-        let found = part_of(record.h);
-        if found != self.part {
-            return Err(BuildError::WrongPart { index, part: self.part.0, found: found.0 });
-        }
-        let key = match (spec.key, record.key) {
-            (KeyType::U64, Key::U64(key)) => {
-                debug_assert_eq!(hash_u64(key), record.h, "a record carries its key's hash");
-                &[][..]
-            }
-            (KeyType::Bytes, Key::Bytes(key)) => {
-                debug_assert_eq!(hash_bytes(key), record.h, "a record carries its key's hash");
-                key
-            }
-            _ => return Err(unfit("its key is of another type than the table's")),
-        };
-        if key.len() > KEY_BYTES_MAX {
-            return Err(unfit(&format!("its key has {} bytes, the limit is {KEY_BYTES_MAX}", key.len())));
-        }
-        let value = record.value.ok_or_else(|| unfit("a full form holds no tombstones"))?;
-        if spec.width != WIDTH_VARIES && value.len() != spec.width as usize {
-            return Err(unfit(&format!("its value has {} bytes, not {}", value.len(), spec.width)));
-        }
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(unfit(&format!("its value has {} bytes, the limit is {VALUE_BYTES_MAX}", value.len())));
-        }
-        if record.expiry != 0 && !spec.ttl {
-            return Err(unfit("it has an expiry time, but the table declares no TTL"));
-        }
-        match &mut self.last {
-            Some(last) => {
-                if (last.h, last.key.as_slice()) >= (record.h, key) {
-                    return Err(BuildError::OutOfOrder { index });
-                }
-                last.h = record.h;
-                last.key.clear();
-                last.key.extend_from_slice(key);
-            }
-            None => self.last = Some(Last { h: record.h, key: key.to_vec() }),
-        }
-        Ok(value)
-    }
-
     /// Writes what is left; gives the layout and the output.
     ///
     /// # Errors
     /// `Count` if records are missing; `Io`.
     pub fn finish(mut self) -> Result<(MemLayout, W), BuildError> {
         let Geometry { spec, probe, buckets, d_max, records, .. } = self.geometry;
-        if self.pushed != records {
-            return Err(BuildError::Count { announced: records, found: self.pushed });
+        if self.intake.taken() != records {
+            return Err(BuildError::Count { announced: records, found: self.intake.taken() });
         }
-        // All buckets have their lines, also those behind the last record.
-        let lines = self.lines.count().max(buckets);
+        // All buckets have their lines, also those behind the last record, and each has a line behind it.
+        let lines = match probe {
+            Probe::Scan => self.lines.count().max(buckets + 1),
+            Probe::Sorted => self.lines.count(),
+        };
         let index_offset = self.record_bytes.next_multiple_of(LINE_BYTES as u64);
         if spec.shape == Shape::Inline {
             self.lines.flush_below(lines, &mut self.out)?;
@@ -198,22 +144,22 @@ impl<W: Write> MemBuilder<W> {
 
 /// The index lines that can still change: from the home of the last record to its line.
 #[derive(Debug, Default)]
-struct Lines {
+pub(in crate::table) struct Lines {
     pending: VecDeque<Line>,
     /// Number of the first pending line.
     first: u32,
     /// What the records of the last line count from.
-    base: u64,
+    pub(in crate::table) base: u64,
 }
 
 impl Lines {
     /// Number of lines begun.
-    fn count(&self) -> u32 {
+    pub(in crate::table) fn count(&self) -> u32 {
         self.first + self.pending.len() as u32
     }
 
     /// Writes the lines below `home`, which no record can reach any more, and empty lines up to it.
-    fn flush_below(&mut self, home: u32, out: &mut impl Write) -> Result<(), BuildError> {
+    pub(in crate::table) fn flush_below(&mut self, home: u32, out: &mut impl Write) -> Result<(), BuildError> {
         while self.first < home {
             let line = self.pending.pop_front().unwrap_or([0; LINE_BYTES]);
             out.write_all(&line)?;
@@ -223,14 +169,14 @@ impl Lines {
     }
 
     /// Begins the line of `place` if its record is the line's first.
-    fn open(&mut self, spec: &SlotSpec, place: Place, base: u64) {
+    pub(in crate::table) fn open(&mut self, spec: &SlotSpec, place: Place, base: u64) {
         if place.slot == 0 {
             self.base = base;
             spec.set_base(self.line(place.line), base);
         }
     }
 
-    fn line(&mut self, number: u32) -> &mut Line {
+    pub(in crate::table) fn line(&mut self, number: u32) -> &mut Line {
         let index = (number - self.first) as usize;
         if index >= self.pending.len() {
             self.pending.resize(index + 1, [0; LINE_BYTES]);
@@ -238,7 +184,7 @@ impl Lines {
         &mut self.pending[index]
     }
 
-    fn put(&mut self, spec: &SlotSpec, place: Place, h: u64, payload: &[u8]) {
+    pub(in crate::table) fn put(&mut self, spec: &SlotSpec, place: Place, h: u64, payload: &[u8]) {
         let line = self.line(place.line);
         let (slot, payload_at) = (spec.slot_at(place.slot), spec.payload_at(place.slot));
         line[slot..payload_at].copy_from_slice(&h.to_le_bytes()[..payload_at - slot]);

@@ -12,6 +12,7 @@
 
 use crate::error::FormatError;
 use crate::schema::{KeyType, Schema};
+use crate::table::mem::batch::LineFormat;
 use crate::table::mem::geometry::{RECORDS_MAX, bucket, is_exact};
 use crate::table::mem::line::{BYTES_KEY_H_BYTES, LINE_BYTES, Probe, Shape, SlotSpec, U64_KEY_H_BYTES_MIN};
 use crate::table::{HEADER_BYTES, KIND_MEM, PartHeader, WIDTH_VARIES, field, header_data_len, header_records};
@@ -105,9 +106,10 @@ impl MemLayout {
         }
         match probe {
             Probe::Scan => {
-                // Not 0 keeps the division in the exactness check defined.
+                // Not 0 keeps the division in the exactness check defined. Every home has a line behind it, which
+                // lookups read together with it.
                 let lines_max = u64::from(buckets) + u64::from(d_max);
-                if buckets == 0 || lines < buckets || u64::from(lines) > lines_max {
+                if buckets == 0 || lines <= buckets || u64::from(lines) > lines_max {
                     return damaged(format!("{lines} lines for {buckets} buckets"));
                 }
                 if key == KeyType::U64 && !is_exact(buckets, d_max, h_bytes) {
@@ -240,6 +242,15 @@ impl MemLayout {
     #[must_use]
     pub const fn h_bytes(&self) -> u8 {
         self.spec.h_bytes
+    }
+
+    /// How the lines of the part are read; `None` if it is sorted.
+    #[must_use]
+    pub const fn line_format(&self) -> Option<LineFormat> {
+        match self.probe {
+            Probe::Scan => Some(LineFormat { spec: self.spec, d_max: self.d_max }),
+            Probe::Sorted => None,
+        }
     }
 
     /// How many lines from home a record may lie.

@@ -4,19 +4,19 @@ use crate::schema::{KeyType, Schema};
 use crate::table::WIDTH_VARIES;
 
 /// Bytes of an index line: one cache line.
-pub(super) const LINE_BYTES: usize = 64;
+pub(in crate::table) const LINE_BYTES: usize = 64;
 /// An index line.
-pub(super) type Line = [u8; LINE_BYTES];
+pub(in crate::table) type Line = [u8; LINE_BYTES];
 /// Where the meta byte is.
-pub(super) const META: usize = LINE_BYTES - 1;
+pub(in crate::table) const META: usize = LINE_BYTES - 1;
 /// The reach that stands for itself or more.
-pub(super) const REACH_MAX: u8 = 7;
+pub(in crate::table) const REACH_MAX: u8 = 7;
 /// Widest value that sits inline.
-pub(super) const INLINE_WIDTH_MAX: u32 = 16;
+pub(in crate::table) const INLINE_WIDTH_MAX: u32 = 16;
 /// Bytes of `h` in a slot of a table with `bytes` keys: one lookup in 7000 compares a wrong key.
-pub(super) const BYTES_KEY_H_BYTES: u8 = 2;
+pub(in crate::table) const BYTES_KEY_H_BYTES: u8 = 2;
 /// Fewest bytes of `h` in a slot of a table with `u64` keys.
-pub(super) const U64_KEY_H_BYTES_MIN: u8 = 4;
+pub(in crate::table) const U64_KEY_H_BYTES_MIN: u8 = 4;
 /// Slots are matched by reading 8 bytes each.
 const WORD: usize = 8;
 
@@ -42,23 +42,23 @@ pub enum Probe {
 
 /// What slots hold and how large they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SlotSpec {
-    pub(super) shape: Shape,
-    pub(super) key: KeyType,
-    pub(super) ttl: bool,
+pub(in crate::table) struct SlotSpec {
+    pub(in crate::table) shape: Shape,
+    pub(in crate::table) key: KeyType,
+    pub(in crate::table) ttl: bool,
     /// Bytes of a stored value, or [`WIDTH_VARIES`].
-    pub(super) width: u32,
+    pub(in crate::table) width: u32,
     /// Low bytes of `h` stored.
-    pub(super) h_bytes: u8,
+    pub(in crate::table) h_bytes: u8,
     /// Bytes of a slot.
-    pub(super) stride: u8,
+    pub(in crate::table) stride: u8,
     /// Slots of a line.
-    pub(super) slots: u8,
+    pub(in crate::table) slots: u8,
 }
 
 impl SlotSpec {
     /// `width` is at most `INLINE_WIDTH_MAX` where it matters for the stride, so that nothing here overflows.
-    pub(super) const fn new(key: KeyType, width: u32, ttl: bool, h_bytes: u8) -> Self {
+    pub(in crate::table) const fn new(key: KeyType, width: u32, ttl: bool, h_bytes: u8) -> Self {
         let shape = match key {
             KeyType::U64 if width <= INLINE_WIDTH_MAX => Shape::Inline,
             KeyType::U64 if width != WIDTH_VARIES => Shape::Dense,
@@ -76,9 +76,16 @@ impl SlotSpec {
         Self { shape, key, ttl, width, h_bytes, stride: stride as u8, slots: slots as u8 }
     }
 
-    pub(super) fn of_schema(schema: &Schema, h_bytes: u8) -> Self {
+    pub(in crate::table) fn of_schema(schema: &Schema, h_bytes: u8) -> Self {
         let width = schema.stored_width().map_or(WIDTH_VARIES, |width| u32::try_from(width).unwrap_or(WIDTH_VARIES));
         Self::new(schema.key, width, schema.ttl, h_bytes)
+    }
+
+    /// Slots of `h_bytes` of `h` and `payload` bytes beside a number in the trailer, as the dense shape has it; for indexes of
+    /// records that are not in the image.
+    pub(in crate::table) const fn pointing(h_bytes: u8, payload: u8, slots: u8) -> Self {
+        let (key, stride) = (KeyType::U64, h_bytes + payload);
+        Self { shape: Shape::Dense, key, ttl: false, width: 0, h_bytes, stride, slots }
     }
 
     const fn trailer_of(shape: Shape) -> usize {
@@ -90,32 +97,37 @@ impl SlotSpec {
     }
 
     /// The bits of `h` that slots store.
-    pub(super) const fn mask(&self) -> u64 {
+    #[inline]
+    pub(in crate::table) const fn mask(&self) -> u64 {
         u64::MAX >> (64 - 8 * self.h_bytes as u32)
     }
 
     /// Bytes of a record of the dense shape.
-    pub(super) const fn dense_record(&self) -> u64 {
+    #[inline]
+    pub(in crate::table) const fn dense_record(&self) -> u64 {
         self.width as u64 + if self.ttl { 4 } else { 0 }
     }
 
-    pub(super) const fn slot_at(&self, slot: u8) -> usize {
+    #[inline]
+    pub(in crate::table) const fn slot_at(&self, slot: u8) -> usize {
         slot as usize * self.stride as usize
     }
 
     /// Where the payload of `slot` begins.
-    pub(super) const fn payload_at(&self, slot: u8) -> usize {
+    #[inline]
+    pub(in crate::table) const fn payload_at(&self, slot: u8) -> usize {
         self.slot_at(slot) + self.h_bytes as usize
     }
 
     /// The stored bits of `h` of `slot`.
-    pub(super) fn stored_h(&self, line: &Line, slot: u8) -> u64 {
+    #[inline]
+    pub(in crate::table) fn stored_h(&self, line: &Line, slot: u8) -> u64 {
         word_at(line, self.slot_at(slot)) & self.mask()
     }
 
     /// The slots whose stored bits of `h` are `wanted`, as bits, whether in use or not.
     #[inline]
-    pub(super) fn matching(&self, line: &Line, wanted: u64) -> u32 {
+    pub(in crate::table) fn matching(&self, line: &Line, wanted: u64) -> u32 {
         let mask = self.mask();
         match self.stride {
             6 => matching::<6>(line, wanted, mask),
@@ -135,7 +147,8 @@ impl SlotSpec {
     }
 
     /// Byte offset of the record of `slot`, from the base in the trailer. The shape is not inline.
-    pub(super) fn record_at(&self, line: &Line, slot: u8) -> u64 {
+    #[inline]
+    pub(in crate::table) fn record_at(&self, line: &Line, slot: u8) -> u64 {
         let trailer = Self::trailer_of(self.shape);
         if self.shape == Shape::Dense {
             let base = u32_at(line, trailer);
@@ -147,7 +160,7 @@ impl SlotSpec {
     }
 
     /// Puts the base of a line's records into its trailer: an ordinal (dense) or a byte offset (heap).
-    pub(super) fn set_base(&self, line: &mut Line, base: u64) {
+    pub(in crate::table) fn set_base(&self, line: &mut Line, base: u64) {
         let trailer = Self::trailer_of(self.shape);
         line[trailer..META].copy_from_slice(&base.to_le_bytes()[..META - trailer]);
     }
@@ -155,33 +168,34 @@ impl SlotSpec {
 
 /// Slots in use.
 #[inline]
-pub(super) const fn used(meta: u8) -> u8 {
+pub(in crate::table) const fn used(meta: u8) -> u8 {
     meta & 0x1f
 }
 
 /// How many lines further the last record of this home lives; [`REACH_MAX`] for that or more.
 #[inline]
-pub(super) const fn reach(meta: u8) -> u8 {
+pub(in crate::table) const fn reach(meta: u8) -> u8 {
     meta >> 5
 }
 
 /// A meta byte.
-pub(super) const fn meta(used: u8, reach: u8) -> u8 {
+pub(in crate::table) const fn meta(used: u8, reach: u8) -> u8 {
     used | reach << 5
 }
 
 #[inline]
-fn word_at(line: &Line, at: usize) -> u64 {
+pub(in crate::table) fn word_at(line: &Line, at: usize) -> u64 {
     u64::from_le_bytes(*line[at..].first_chunk().expect("words are read within the line"))
 }
 
-fn u32_at(line: &Line, at: usize) -> u32 {
+#[inline]
+pub(in crate::table) fn u32_at(line: &Line, at: usize) -> u32 {
     u32::from_le_bytes(*line[at..].first_chunk().expect("numbers are read within the line"))
 }
 
 /// [`SlotSpec::matching`] for a stride known when compiling: a loop without branches.
 #[inline]
-fn matching<const STRIDE: usize>(line: &Line, wanted: u64, mask: u64) -> u32 {
+pub(in crate::table) fn matching<const STRIDE: usize>(line: &Line, wanted: u64, mask: u64) -> u32 {
     let mut hits = 0;
     for slot in 0..=(LINE_BYTES - WORD) / STRIDE {
         let hit = (word_at(line, slot * STRIDE) ^ wanted) & mask == 0;

@@ -6,12 +6,12 @@
 //!                                   └─▶ absent   (prefetch next_line)
 //! ```
 
-use crate::error::FormatError;
 use crate::record::{Input, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX};
 use crate::schema::KeyType;
+use crate::table::WIDTH_VARIES;
 use crate::table::mem::geometry::bucket;
 use crate::table::mem::layout::MemLayout;
-use crate::table::mem::line::{LINE_BYTES, Line, META, Probe, REACH_MAX, Shape, reach, used};
+use crate::table::mem::line::{LINE_BYTES, Line, META, Probe, REACH_MAX, Shape, SlotSpec, reach, used};
 
 /// What a lookup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,26 +241,56 @@ impl MemLayout {
     /// The stored key (empty for `u64` keys) and the rest of the record at byte `at`.
     #[inline]
     pub(super) fn record<'a>(&self, image: &'a [u8], at: u64) -> Option<(&'a [u8], Found<'a>)> {
-        let bytes = image.get(usize::try_from(at).ok()?..)?;
-        if self.spec.shape == Shape::Heap {
-            return self.heap_record(bytes).ok();
-        }
-        let (value, rest) = bytes.split_at_checked(self.spec.width as usize)?;
-        let expiry = if self.spec.ttl { u32::from_le_bytes(*rest.first_chunk()?) } else { 0 };
-        Some((&[], Found { value, expiry, tombstone: false }))
+        read_record(&self.spec, image.get(usize::try_from(at).ok()?..)?)
     }
+}
 
-    fn heap_record<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], Found<'a>), FormatError> {
-        let mut input = Input::new("memory record", bytes);
-        let expiry = if self.spec.ttl { input.u32()? } else { 0 };
-        let key = match self.spec.key {
-            KeyType::U64 => &[],
-            KeyType::Bytes => input.blob(KEY_BYTES_MAX)?,
-        };
-        let value = match self.value_width() {
-            Some(width) => input.take(width)?,
-            None => input.blob(VALUE_BYTES_MAX)?,
-        };
-        Ok((key, Found { value, expiry, tombstone: false }))
+/// The stored key (empty for `u64` keys) and the rest of the record at the beginning of `bytes`.
+#[inline]
+pub(super) fn read_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
+    if spec.shape == Shape::Heap {
+        return heap_record(spec, bytes);
     }
+    let (value, rest) = bytes.split_at_checked(spec.width as usize)?;
+    let expiry = if spec.ttl { u32::from_le_bytes(*rest.first_chunk()?) } else { 0 };
+    Some((&[], Found { value, expiry, tombstone: false }))
+}
+
+#[inline]
+fn heap_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
+    let mut rest = bytes;
+    let mut expiry = 0;
+    if spec.ttl {
+        let (first, behind) = rest.split_first_chunk()?;
+        (expiry, rest) = (u32::from_le_bytes(*first), behind);
+    }
+    let key = match spec.key {
+        KeyType::U64 => &[],
+        KeyType::Bytes => blob(&mut rest, KEY_BYTES_MAX)?,
+    };
+    let value = match spec.width {
+        WIDTH_VARIES => blob(&mut rest, VALUE_BYTES_MAX)?,
+        width => rest.get(..width as usize)?,
+    };
+    Some((key, Found { value, expiry, tombstone: false }))
+}
+
+/// Takes a length and that many bytes from the beginning of `rest`.
+#[inline]
+fn blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
+    let (&first, behind) = rest.split_first()?;
+    if first >= 0x80 || usize::from(first) > max {
+        return long_blob(rest, max);
+    }
+    let (taken, behind) = behind.split_at_checked(usize::from(first))?;
+    *rest = behind;
+    Some(taken)
+}
+
+/// [`blob`] where the length takes more than a byte.
+fn long_blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
+    let mut input = Input::new("memory record", rest);
+    let taken = input.blob(max).ok()?;
+    *rest = input.rest();
+    Some(taken)
 }

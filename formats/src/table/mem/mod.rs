@@ -39,13 +39,15 @@
 //! **Sorted parts** (probe 1) have no buckets: slots store all of `h`, lines are filled one after the other, and a lookup
 //! is a binary search. No distribution of keys defeats them.
 
-mod build;
-mod geometry;
+mod batch;
+pub(in crate::table) mod build;
+pub(in crate::table) mod geometry;
 mod iter;
 mod layout;
-mod line;
+pub(in crate::table) mod line;
 mod lookup;
 
+pub use batch::{IndexLine, LineFormat};
 pub use build::{MemBuilder, build_part};
 pub use geometry::Geometry;
 pub use iter::Records;

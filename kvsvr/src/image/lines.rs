@@ -1,0 +1,194 @@
+//! Where a batch lookup finds the lines of any part: eight bytes a part.
+//!
+//! ```text
+//!   word   address of the part's first index line / 64, 42 bits │ number of buckets, 22 bits
+//!   home   = address + 64 · ((f · buckets) >> 64); the line behind it is there too
+//! ```
+//!
+//! A lookup reads the word of a random part for every key. 2400 of them take 19 KiB and stay in the first-level cache;
+//! with descriptors that do not, each of these reads occupies one of the few buffers that the lines themselves are
+//! waited for in, and a batch takes a quarter longer. What only some keys need stands in arrays of its own.
+//!
+//! Parts that cannot be read this way (absent, sorted, of another format than the others) have the word of a decoy: a
+//! line without records that sends the lookup on, to [`Lines::is_decoy`].
+
+use std::marker::PhantomData;
+
+use fkv_formats::id::{PART_COUNT, Part};
+use fkv_formats::route::{part_of, place};
+use fkv_formats::table::mem::{IndexLine, LineFormat, MemLayout};
+
+use crate::lookup::prefetch_line;
+
+const LINE_BYTES: usize = size_of::<IndexLine>();
+const BUCKET_BITS: u32 = 22;
+const BUCKETS_MASK: u64 = (1 << BUCKET_BITS) - 1;
+const ADDRESS_BITS: u32 = u64::BITS - BUCKET_BITS + LINE_BYTES.trailing_zeros();
+const PARTS: usize = PART_COUNT as usize;
+
+/// A line and the one behind it.
+#[repr(align(64))]
+struct Decoy([IndexLine; 2]);
+
+/// Its meta byte: no slot in use, a reach of 7.
+const SENDS_ON: u8 = 0xe0;
+static SLOW: Decoy = {
+    let mut lines = [[0; LINE_BYTES]; 2];
+    lines[0][LINE_BYTES - 1] = SENDS_ON;
+    Decoy(lines)
+};
+static EMPTY: Decoy = Decoy([[0; LINE_BYTES]; 2]);
+
+/// The index lines of an image's parts.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
+    /// That of the first part added; parts of another one are slow.
+    format: Option<LineFormat>,
+    words: Box<[u64; PARTS]>,
+    /// Addresses of the parts' images: where offsets of records count from.
+    starts: Box<[usize; PARTS]>,
+    /// Addresses of the ends of their images.
+    ends: Box<[usize; PARTS]>,
+}
+
+/// The home line of a key, with the line behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home<'a> {
+    line: *const IndexLine,
+    lines: PhantomData<&'a IndexLine>,
+}
+
+impl Lines {
+    pub(crate) fn new() -> Self {
+        let slow = word(SLOW.0.as_ptr(), 1).unwrap_or_else(|| unreachable!("user addresses have 48 bits"));
+        Self { format: None, words: Box::new([slow; PARTS]), starts: Box::new([0; PARTS]), ends: Box::new([0; PARTS]) }
+    }
+
+    /// Adds a part without records.
+    pub(super) fn add_empty(&mut self, part: Part) {
+        if let Some(word) = word(EMPTY.0.as_ptr(), 1) {
+            self.words[usize::from(part.0)] = word;
+        }
+    }
+
+    /// Adds a part whose image is `image`.
+    ///
+    /// # Safety
+    /// `image` must stay where it is, unchanged, as long as this value or a clone of it is used, and be exactly as long
+    /// as `layout` says.
+    pub(super) unsafe fn add(&mut self, part: Part, image: &[u8], layout: &MemLayout) {
+        let Some(format) = layout.line_format() else { return };
+        let index = usize::try_from(layout.index_offset()).ok().and_then(|at| image.get(at..));
+        let Some(lines) = index.map(|index| index.as_chunks::<LINE_BYTES>().0) else { return };
+        // What the layout was validated for, once more where it is relied upon: each home has a line behind it.
+        if layout.buckets() == 0 || layout.buckets() as usize >= lines.len() {
+            return;
+        }
+        if *self.format.get_or_insert(format) != format {
+            return;
+        }
+        if let Some(word) = word(lines.as_ptr(), layout.buckets()) {
+            let at = usize::from(part.0);
+            self.words[at] = word;
+            let range = image.as_ptr_range();
+            (self.starts[at], self.ends[at]) = (range.start.expose_provenance(), range.end.expose_provenance());
+        }
+    }
+
+    /// The format of all lines that homes lead to; `None` if they lead to none.
+    pub(crate) const fn format(&self) -> Option<LineFormat> {
+        self.format
+    }
+
+    /// The home of a key with hash `h`.
+    #[inline(always)]
+    pub(crate) fn home(&self, h: u64) -> Home<'_> {
+        let word = self.words[usize::from(part_of(h).0)];
+        let bucket = (u128::from(place(h)) * u128::from(word & BUCKETS_MASK)) >> u64::BITS;
+        // The bucket is below the buckets; addresses are below 2^48.
+        let address = ((word >> BUCKET_BITS).wrapping_add(bucket as u64) << LINE_BYTES.trailing_zeros()) as usize;
+        Home { line: std::ptr::with_exposed_provenance(address), lines: PhantomData }
+    }
+
+    /// Whether `home` belongs to no part: what is known of its key must be asked of the image.
+    #[inline]
+    pub(crate) fn is_decoy(&self, home: Home<'_>) -> bool {
+        std::ptr::eq(home.line, SLOW.0.as_ptr())
+    }
+
+    /// The lines from the second behind the home of `h` to the end of the part.
+    #[inline]
+    pub(crate) fn beyond<'a>(&'a self, home: Home<'a>, h: u64) -> &'a [IndexLine] {
+        let first = (home.line as usize).wrapping_add(2 * LINE_BYTES);
+        let bytes = self.ends[usize::from(part_of(h).0)].saturating_sub(first);
+        if bytes == 0 {
+            return &[];
+        }
+        // SAFETY: `home` came from `Self::home` for the same `h` (callers' only source of homes), so it lies in the
+        // part's index if the part has an end, which `add` took from the image; lines from there to the end are in it.
+        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(first), bytes / LINE_BYTES) }
+    }
+
+    /// The image of the part of `h`; empty for a decoy.
+    #[inline]
+    pub(crate) fn image(&self, h: u64) -> &[u8] {
+        let part = usize::from(part_of(h).0);
+        let (start, end) = (self.starts[part], self.ends[part]);
+        if start == end {
+            return &[];
+        }
+        // SAFETY: `add` took both from one image, which stays there as long as `self` is used (its caller's promise).
+        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(start), end - start) }
+    }
+}
+
+impl<'a> Home<'a> {
+    /// Any home, to begin arrays with.
+    pub(crate) fn nowhere() -> Self {
+        Self { line: EMPTY.0.as_ptr(), lines: PhantomData }
+    }
+
+    /// Asks for both lines.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        prefetch_line(self.line.cast());
+        prefetch_line(self.line.wrapping_add(1).cast());
+    }
+
+    /// Asks for the line `ahead` lines behind, if it is there or not.
+    #[inline(always)]
+    pub(crate) fn prefetch_behind(self, ahead: u8) {
+        prefetch_line(self.line.wrapping_add(usize::from(ahead)).cast());
+    }
+
+    /// The line.
+    #[inline(always)]
+    pub(crate) fn line(self) -> &'a IndexLine {
+        // SAFETY: a home is made by `Lines::home` from a word that `Lines::add` or `Lines::new` made of a slice of lines
+        // and a number of buckets below its length, the bucket being below that number: the line and the one behind
+        // it are in the slice, which stays there for 'a, the borrow of `Lines`. `nowhere` is two lines as well.
+        unsafe { &*self.line }
+    }
+
+    /// The line behind it.
+    #[inline(always)]
+    pub(crate) fn next(self) -> &'a IndexLine {
+        // SAFETY: as for `line`.
+        unsafe { &*self.line.add(1) }
+    }
+
+    /// One of them, without a branch.
+    #[inline(always)]
+    pub(crate) fn line_or_next(self, is_next: bool) -> &'a IndexLine {
+        // SAFETY: as for `line`.
+        unsafe { &*self.line.add(usize::from(is_next)) }
+    }
+}
+
+/// The word of lines at an address; `None` if either number is too large for it.
+fn word(lines: *const IndexLine, buckets: u32) -> Option<u64> {
+    let address = lines.expose_provenance() as u64;
+    let fits =
+        address.is_multiple_of(LINE_BYTES as u64) && address >> ADDRESS_BITS == 0 && u64::from(buckets) <= BUCKETS_MASK;
+    fits.then_some(((address / LINE_BYTES as u64) << BUCKET_BITS) | u64::from(buckets))
+}
