@@ -11,34 +11,21 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fkv_env::Env;
-use fkv_formats::checksum::{Origin, sha256};
-use fkv_formats::hash::{hash_u64, unhash_u64};
-use fkv_formats::id::{Part, TableUid, Version};
-use fkv_formats::manifest::{Form, Layer, content_id_full};
-use fkv_formats::pack::PackWriter;
-use fkv_formats::record::{Key, RecordRef};
-use fkv_formats::route::part_of;
 use fkv_formats::schema::{F16Overflow, KeyType, Schema, Storage, TableKind, ValueType};
 use fkv_formats::table::Profile;
+use fkv_kvsvr::KvConfig;
 use fkv_kvsvr::measure::{LoadedImage, Loads};
-use fkv_meta::record::{FormKind, FormRef, ObjectRef, VersionKind, VersionRecord, VersionState};
-use fkv_store::object::Store;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
 
+use crate::fio;
 use crate::huge::HugeBytes;
 use crate::machine::{process_cpu, resident_bytes};
 use crate::report::{Op, Report, median};
+use crate::stored::{self, ORIGIN};
 
 const ROUNDS: usize = 5;
-const ORIGIN: Origin = Origin { uid: TableUid(1), version: Version(1) };
-/// Parts of one pack.
-const PACK_PARTS: u16 = 200;
 /// Bytes of key and value of a record.
 const RAW_BYTES: f64 = 12.0;
 
@@ -69,9 +56,11 @@ async fn measure(
 ) -> Result<(), String> {
     let url = format!("file://{}", store_dir.display());
     let store = fkv_store::open(env, &url, &fkv_store::StoreOptions::default()).map_err(|error| error.to_string())?;
-    let record = build(&store, count).await?;
+    let put = |key: u64, value: &mut Vec<u8>| value.extend_from_slice(&((key >> 40) as f32).to_le_bytes());
+    let record = stored::write(&store, &schema(), Profile::CURRENT, count, put).await?.record;
     let objects = files_below(env, store_dir)?;
-    let loads = Loads::new(env, store, images_dir.to_owned(), ORIGIN.uid, record).map_err(|error| error.to_string())?;
+    let loads = Loads::new(env, store, images_dir.to_owned(), ORIGIN.uid, record, &KvConfig::default())
+        .map_err(|error| error.to_string())?;
 
     let before = resident_bytes(env.files.as_ref());
     let first = loads.from_store().await?;
@@ -88,7 +77,7 @@ async fn measure(
     let gib = bytes as f64 / f64::from(1 << 30);
     for _ in 0..ROUNDS {
         drop_pages(&packs)?;
-        rates[0].push(fio(&packs, bytes)?);
+        rates[0].push(read_all(&packs, bytes)?);
         drop_pages(&packs)?;
         let (rate, busy) = timed(env, bytes, async { loads.from_files(&first).await }).await?;
         rates[1].push(rate);
@@ -103,13 +92,13 @@ async fn measure(
         rates[5].push(timed(env, bytes, async { loads.from_store().await }).await?.0);
         rates[6].push(timed(env, bytes, async { loads.from_store().await }).await?.0);
     }
-    let [fio, cold, copy_anew, copy, warm, store_cold, store_warm] = rates.map(|rates| median(&rates));
+    let [fio_rate, cold, copy_anew, copy, warm, store_cold, store_warm] = rates.map(|rates| median(&rates));
     let [cpu_cold, cpu_warm] = cpu.map(|cpu| median(&cpu));
     report.raw("records", count);
     report.raw("rounds", ROUNDS);
     report.raw("bytes", bytes);
     for (name, rate) in [
-        ("fio_sequential_read", fio),
+        ("fio_sequential_read", fio_rate),
         ("cold_load", cold),
         ("copy_to_new_memory", copy_anew),
         ("copy", copy),
@@ -123,7 +112,7 @@ async fn measure(
     report.raw("warm_load_cpu_s_per_gib", cpu_warm);
     report.raw("resident_bytes", resident);
     report.raw("image_memory_bytes", first.memory_bytes());
-    report.ratio("cold_load_over_fio", cold / fio, Op::AtLeast, 0.9);
+    report.ratio("cold_load_over_fio", cold / fio_rate, Op::AtLeast, 0.9);
     report.ratio("warm_load_over_copy", warm / copy_anew, Op::AtLeast, 0.7);
     report.ratio("memory_over_raw", first.memory_bytes() as f64 / (count as f64 * RAW_BYTES), Op::AtMost, 1.0);
     Ok(())
@@ -145,66 +134,15 @@ async fn timed(
     Ok((bytes as f64 / took.as_secs_f64(), busy.as_secs_f64()))
 }
 
-/// Writes packs and the form of a table of `count` floats; gives its version record.
-async fn build(store: &Store, count: usize) -> Result<VersionRecord, String> {
-    let schema = Schema {
+fn schema() -> Schema {
+    Schema {
         kind: TableKind::Mem,
         key: KeyType::U64,
         value: ValueType::F32(1),
         storage: Storage::Native,
         f16_overflow: F16Overflow::Reject,
         ttl: false,
-    };
-    let mut hashes: Vec<u64> = (0..count as u64).into_par_iter().map(hash_u64).collect();
-    hashes.par_sort_unstable();
-    let mut layer = Layer::default();
-    let mut bytes = 0;
-    for hashes in hashes.chunk_by(|a, b| part_of(*a).0 / PACK_PARTS == part_of(*b).0 / PACK_PARTS) {
-        let mut pack =
-            PackWriter::new(Vec::new(), ORIGIN, &schema, Profile::CURRENT).map_err(|error| error.to_string())?;
-        for hashes in hashes.chunk_by(|a, b| part_of(*a) == part_of(*b)) {
-            let part: Part = part_of(hashes[0]);
-            let values: Vec<[u8; 4]> = hashes.iter().map(|h| ((h >> 40) as f32).to_le_bytes()).collect();
-            let records: Vec<RecordRef<'_>> = hashes
-                .iter()
-                .zip(&values)
-                .map(|(h, value)| RecordRef { h: *h, key: Key::U64(unhash_u64(*h)), expiry: 0, value: Some(value) })
-                .collect();
-            pack.add_part(part, &records).map_err(|error| error.to_string())?;
-        }
-        let (summary, object) = pack.finish().map_err(|error| error.to_string())?;
-        let path = format!("packs/{:04}", layer.objects.len());
-        bytes += object.len() as u64;
-        store.put(&path, Bytes::from(object)).await.map_err(|error| error.to_string())?;
-        layer.add_pack(&path, &summary).map_err(|error| error.to_string())?;
     }
-    let content = content_id_full(ORIGIN.uid, &schema, 0, &layer.digests());
-    let form = Form {
-        uid: ORIGIN.uid,
-        content,
-        schema: schema.clone(),
-        profile: Profile::CURRENT,
-        as_of: 0,
-        layers: vec![layer],
-    };
-    let form = form.encode();
-    let object = ObjectRef { path: "form".to_owned(), len: form.len() as u64, sha256: sha256(&form) };
-    store.put("form", form.into()).await.map_err(|error| error.to_string())?;
-    Ok(VersionRecord {
-        version: ORIGIN.version,
-        content,
-        kind: VersionKind::Full,
-        state: VersionState::Live,
-        schema,
-        as_of: 0,
-        task: None,
-        created_ms: 0,
-        rows: count as u64,
-        bytes,
-        forms: vec![FormRef { kind: FormKind::Full, object }],
-        pins: Vec::new(),
-        references: 0,
-    })
 }
 
 fn files_below(env: &Env, dir: &Path) -> Result<Vec<PathBuf>, String> {
@@ -231,17 +169,10 @@ fn drop_pages(files: &[PathBuf]) -> Result<(), String> {
 }
 
 /// Bytes per second at which fio reads all of `files`, around the page cache.
-fn fio(files: &[PathBuf], bytes: u64) -> Result<f64, String> {
-    let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-    let output = Command::new("fio")
-        .args(["--name=read", "--rw=read", "--bs=1M", "--iodepth=16", "--ioengine=libaio", "--direct=1", "--readonly"])
-        .args(["--output-format=json", &format!("--size={bytes}"), &format!("--filename={}", names.join(":"))])
-        .output()
-        .map_err(|error| format!("cannot run fio, which the suite needs: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json = text.find('{').and_then(|at| serde_json::from_str::<serde_json::Value>(&text[at..]).ok());
-    let rate = json.and_then(|json| json["jobs"][0]["read"]["bw_bytes"].as_f64());
-    rate.filter(|rate| *rate > 0.0).ok_or_else(|| format!("fio failed: {}", String::from_utf8_lossy(&output.stderr)))
+fn read_all(files: &[PathBuf], bytes: u64) -> Result<f64, String> {
+    let size = format!("--size={bytes}");
+    let measured = fio::run(files, &["--rw=read", "--bs=1M", "--iodepth=16", "--ioengine=libaio", &size])?;
+    Ok(measured.bytes_per_s)
 }
 
 fn copy_anew(env: &Env, source: &HugeBytes) -> Result<f64, String> {

@@ -5,6 +5,8 @@
 //!   fkv-bench SUITE [--quick] [--json FILE]
 //!     mem    batch lookups in memory tables     limit: prefetched gather     rival: hashbrown
 //!     image  loading memory images             limit: fio read, memcpy
+//!     idx    cold lookups, an entry per key    limit: fio randread
+//!     blk    cold lookups, an entry per block  limit: fio randread
 //! ```
 
 #![allow(clippy::cast_precision_loss, reason = "ratios need no more than 52 bits")]
@@ -13,5 +15,8 @@ pub mod image;
 pub mod machine;
 pub mod mem;
 pub mod report;
+pub mod ssd;
 
+mod fio;
 mod huge;
+mod stored;

@@ -6,8 +6,9 @@ use std::process::{Command, ExitCode};
 use clap::{Parser, Subcommand};
 use fkv_bench::machine::Machine;
 use fkv_bench::report::Report;
-use fkv_bench::{image, mem};
+use fkv_bench::{image, mem, ssd};
 use fkv_env::Env;
+use fkv_formats::schema::TableKind;
 
 /// Benchmarks of FeatureKV: limit, rival and us in one run. Exit code 0: ran, 1: failed, 2: usage.
 #[derive(Parser, Debug)]
@@ -23,6 +24,10 @@ enum Suite {
     Mem(Options),
     /// Loading memory images, against fio and a copy in memory.
     Image(Options),
+    /// Cold lookups in idx tables, against fio.
+    Idx(Options),
+    /// Cold lookups in blk tables, against fio.
+    Blk(Options),
 }
 
 #[derive(clap::Args, Debug)]
@@ -70,11 +75,20 @@ fn run(cli: &Cli) -> Result<Report, String> {
             image::run(&env, options.quick, options.keys, &dir, &mut report)?;
             (options, report)
         }
+        Suite::Idx(options) => (options, ssd(&env, TableKind::Idx, options, machine)?),
+        Suite::Blk(options) => (options, ssd(&env, TableKind::Blk, options, machine)?),
     };
     if let Some(path) = &options.json {
         let json = serde_json::to_vec_pretty(&report).map_err(|error| error.to_string())?;
         env.files.write_durably(path, &json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
+    Ok(report)
+}
+
+fn ssd(env: &Env, kind: TableKind, options: &Options, machine: Machine) -> Result<Report, String> {
+    let mut report = Report::new(&kind.to_string(), machine, commit());
+    let dir = std::path::absolute(&options.dir).map_err(|error| error.to_string())?;
+    ssd::run(env, kind, options.quick, options.keys, &dir, &mut report)?;
     Ok(report)
 }
 

@@ -23,7 +23,7 @@ use crate::image::arena::ArenaBuilder;
 use crate::image::{Group, Image, ImageBuilder, LocalImage, PartSet, Placed, Reaper};
 use crate::ledger::Ledger;
 use crate::load::{LoadRequest, Loaded, Loader};
-use crate::lookup::{Batch, Conversion, answer_keys};
+use crate::lookup::{Batch, Conversion, DiskReader, answer_keys, put_read, read_keys};
 use crate::table::LoadStart;
 
 const CONTENT: ContentId = ContentId([1; 32]);
@@ -97,6 +97,39 @@ pub struct Loads {
     _reaper: TaskHandle,
 }
 
+/// An image whose records are on SSD.
+#[derive(Debug)]
+pub struct DiskTable {
+    schema: Schema,
+    image: Image,
+    _local: LocalImage,
+    reader: DiskReader,
+}
+
+impl DiskTable {
+    /// Answers the first section of a request, from its keys to the finished body of the reply.
+    ///
+    /// # Panics
+    /// If the section is not of this table's schema, or something cannot be read.
+    pub async fn answer(&self, request: &Request) -> Bytes {
+        let section = request.sections().next().expect("a request has a section");
+        let conversion = Conversion::new(&self.schema, ValueForm::Native).expect("the native form is always there");
+        let shown = Shown { version: self.image.version(), content: self.image.content(), epoch: Epoch(1) };
+        let label = SectionLabel { served: Some(shown), ..SectionLabel::unknown(section.header.table) };
+        let header = ReplyHeader { generation: 1, server_ms: 1 };
+        let mut writer = ReplyWriter::new(header, conversion.reply_bytes(section.keys.len(), 128), REPLY_BYTES_MAX);
+        let answers = read_keys(&self.reader, &section, &self.image, 0, REPLY_BYTES_MAX).await.expect("readable");
+        put_read(&mut writer, label, &answers, conversion).expect("the reply is small");
+        writer.finish()
+    }
+
+    /// Reads of local files so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reader.io.counts().reads
+    }
+}
+
 /// A loaded image, with its local files.
 #[derive(Debug)]
 pub struct LoadedImage {
@@ -115,9 +148,9 @@ impl Loads {
         images_dir: PathBuf,
         uid: TableUid,
         record: VersionRecord,
+        config: &KvConfig,
     ) -> std::io::Result<Self> {
         let (reaper, task) = Reaper::start(env);
-        let config = KvConfig::default();
         let keys = Keys::new("measure").expect("a good name");
         let loader = Loader {
             env: env.clone(),
@@ -127,13 +160,22 @@ impl Loads {
             reaper,
             images_dir,
             io: crate::io::open(&config.io)?,
-            cache: RecordCache::new(0)?,
+            cache: RecordCache::new(config.cache_bytes())?,
             cache_room: Default::default(),
             reads: config.load_reads,
             read_bytes: config.load_read_bytes,
             group_bytes: config.group_bytes,
         };
         Ok(Self { loader, uid, record, _reaper: task })
+    }
+
+    /// The image of a table whose records are on SSD, ready for lookups.
+    #[must_use]
+    pub fn on_disk(&self, image: LoadedImage, schema: Schema) -> DiskTable {
+        let LoadedImage { image, local } = image;
+        let (io, cache) = (Arc::clone(&self.loader.io), Arc::clone(&self.loader.cache));
+        let reader = DiskReader { io, cache, faults: Arc::default() };
+        DiskTable { schema, image, _local: local, reader }
     }
 
     /// Loads the image from the store, and writes its local files.

@@ -36,7 +36,7 @@ pub(crate) use self::form::Conversion;
 use self::pipeline::Answer;
 pub(crate) use self::pipeline::Batch;
 pub(crate) use self::prefetch::prefetch_line;
-use crate::image::{DiskBase, Entry, Image, Labelled, Pair, PartSet, Picture};
+use crate::image::{Entry, Image, Labelled, Pair, PartSet, Picture};
 
 /// How far ahead of this server's clock `read_ts` may be.
 const READ_TS_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
@@ -79,24 +79,30 @@ pub(crate) async fn answer_reading(
     let mut value_bytes_left = answering.reply_bytes_max.saturating_mul(2);
     // One section after the other: each has reads enough for a device.
     for (section, prepared) in request.sections().zip(&prepared) {
-        let Some((ready, base)) = prepared.disk() else {
+        let Some(ready) = prepared.disk() else {
             read.push(None);
             continue;
         };
-        let lookup = DiskLookup {
-            reader,
-            table: section.header.table,
-            image: &ready.held.image,
-            base,
-            hashes: &hash(section.keys),
-            read_ts_s: read_ts_s(request),
-            value_bytes_max: value_bytes_left,
-        };
-        let answers = lookup.run(key_of(section.keys)).await;
+        let answers = read_keys(reader, &section, &ready.held.image, read_ts_s(request), value_bytes_left).await;
         value_bytes_left -= answers.as_ref().map_or(0, DiskAnswers::value_bytes);
         read.push(Some(answers));
     }
     write(request, picture, answering, &prepared, read)
+}
+
+/// Reads what the keys of a section need, of an image whose records are on SSD.
+pub(crate) async fn read_keys(
+    reader: &DiskReader,
+    section: &Section<'_>,
+    image: &Image,
+    read_ts_s: u32,
+    value_bytes_max: usize,
+) -> Result<DiskAnswers, SectionStatus> {
+    let Some(base) = image.disk() else { return Err(SectionStatus::DataFault) };
+    let hashes = hash(section.keys);
+    let table = section.header.table;
+    let lookup = DiskLookup { reader, table, image, base, hashes: &hashes, read_ts_s, value_bytes_max };
+    lookup.run(key_of(section.keys)).await
 }
 
 /// A section whose image is chosen.
@@ -117,9 +123,9 @@ enum Prepared {
 
 impl Prepared {
     /// The section, if its records are on SSD.
-    fn disk(&self) -> Option<(&Ready, &DiskBase)> {
+    fn disk(&self) -> Option<&Ready> {
         match self {
-            Self::Ready(ready) => ready.held.image.disk().map(|base| (ready.as_ref(), base)),
+            Self::Ready(ready) => ready.held.image.disk().is_some().then_some(ready.as_ref()),
             Self::Refused(..) => None,
         }
     }
@@ -269,7 +275,7 @@ pub(crate) fn answer_keys(
 }
 
 /// As [`answer_keys`], from answers that were read.
-fn put_read(
+pub(crate) fn put_read(
     writer: &mut ReplyWriter,
     label: SectionLabel,
     answers: &DiskAnswers,
