@@ -38,6 +38,7 @@ use fkv_formats::table::disk::RUN_BLOCKS_MAX;
 pub(crate) use self::batch::{Batch, Done};
 pub(crate) use self::buffer::Buffer;
 pub(crate) use self::file::FileHandle;
+pub(crate) use self::outcome::is_data_gone;
 use crate::config::{IoConfig, IoEngine};
 
 /// Offsets and lengths of reads are multiples of this.

@@ -66,6 +66,14 @@ fn ends_before(filled: usize) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file ends after {filled} of these bytes"))
 }
 
+/// Whether a read failed because the device or the file no longer has the bytes: reading them again does not help,
+/// other than where a ring, memory or a descriptor was lacking.
+pub(crate) fn is_data_gone(error: &io::Error) -> bool {
+    let failed = error.get_ref().and_then(|error| error.downcast_ref::<ReadFailed>());
+    let source = failed.map_or(error, |failed| &failed.source);
+    source.kind() == io::ErrorKind::UnexpectedEof || source.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
+
 /// A read that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("read of {len} bytes at offset {offset} of {file}: {source}")]
@@ -130,5 +138,21 @@ mod tests {
         }
         let Step::Failed(error) = step(&mut Progress::default(), Err(Errno::IO)) else { panic!("the device failed") };
         assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
+    }
+
+    #[test]
+    fn only_what_the_device_has_lost_is_gone() {
+        let told = |source: io::Error| {
+            let failed = ReadFailed { file: "a.pack".to_owned(), offset: 0, len: 4096, source };
+            io::Error::new(failed.source.kind(), failed)
+        };
+        // Also where file and offset were added on the way.
+        for gone in [Errno::IO.into(), ends_before(0)] {
+            assert!(is_data_gone(&told(gone)));
+        }
+        assert!(is_data_gone(&Errno::IO.into()) && is_data_gone(&ends_before(0)));
+        for lacking in [Errno::NOMEM.into(), Errno::AGAIN.into(), io::ErrorKind::BrokenPipe.into()] {
+            assert!(!is_data_gone(&told(lacking)));
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! Passing arenas hold a group each, and at most two at once: one is written to disk while the next is filled.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use fkv_formats::checksum::Origin;
@@ -16,7 +17,7 @@ use fkv_formats::id::Part;
 use fkv_formats::manifest::Layer;
 use fkv_formats::pack::{PackPart, part_alignment};
 
-use super::fill::{self, Landed, PartJob};
+use super::fill::{self, PartJob};
 use super::group::{self, ALIGN, Planned, plan_groups};
 use super::local::{GroupPart, LocalPack, LocalPacks, WrittenPack};
 use super::{LoadError, Work};
@@ -215,6 +216,7 @@ impl Work<'_> {
             let group = Arc::new(Group::new(filled.arena, room.split(0, 0), self.loader.reaper.clone()));
             let mut residents = Vec::new();
             let mut parts = Vec::new();
+            let mut copies = Vec::new();
             for landed in &filled.landed {
                 let job = &jobs[landed.job];
                 let region = regions.next().expect("one region per part, in the order of the groups");
@@ -226,9 +228,11 @@ impl Work<'_> {
                     len: landed.len,
                     layout: job.part.layout().map_err(|error| damaged(job.source.name(), error))?,
                 });
-                let copy = ResidentCopy { group: Arc::clone(&group), landed: *landed, part: job.part.clone(), region };
-                self.loader.env.compute(move || copy.run()).await?;
+                let start = landed.start + job.part.block_len() as usize;
+                copies.push(ResidentCopy { from: start..landed.start + landed.len, to: region });
             }
+            let passing = Arc::clone(&group);
+            self.loader.env.compute(move || copies.into_iter().for_each(|copy| copy.run(passing.bytes()))).await?;
             let pack = LocalPack {
                 name: format!("{}-{:04}.pack", self.prefix, self.fresh_count),
                 reservation: room.split(0, planned.pack_bytes(layer)),
@@ -282,19 +286,16 @@ impl Work<'_> {
     }
 }
 
-/// Copies the resident section of one part out of a passing arena.
+/// The resident section of one part: where it is in a passing arena, and where it stays.
 struct ResidentCopy {
-    group: Arc<Group>,
-    landed: Landed,
-    part: PackPart,
-    region: Region,
+    from: Range<usize>,
+    to: Region,
 }
 
 impl ResidentCopy {
-    fn run(mut self) {
-        let blocks = self.part.block_len() as usize;
-        let resident = &self.group.bytes()[self.landed.start + blocks..self.landed.start + self.landed.len];
-        self.region[..resident.len()].copy_from_slice(resident);
+    fn run(mut self, passing: &[u8]) {
+        let resident = &passing[self.from];
+        self.to[..resident.len()].copy_from_slice(resident);
     }
 }
 

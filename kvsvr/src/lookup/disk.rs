@@ -12,7 +12,6 @@
 //! whose bytes are not what was written fails the section over to another server, and word of it is left for who
 //! fetches the part again.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ use super::prefetch::prefetch;
 use crate::cache::{Cached, RecordCache};
 use crate::faults::Faults;
 use crate::image::{DiskBase, DiskPart, HeldOnDisk, Image, Whereabouts};
-use crate::io::{BlockIo, Done, ReadOp};
+use crate::io::{BlockIo, Done, ReadOp, is_data_gone};
 
 /// Keys between asking for resident bytes and reading them.
 const DISTANCE: usize = 24;
@@ -132,10 +131,8 @@ impl<'a> DiskLookup<'a> {
                         }
                         Err(error) => {
                             tracing::error!(%error, "blocks cannot be read; the keys are left to other servers");
-                            let is_gone = error.kind() == io::ErrorKind::UnexpectedEof
-                                || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
                             // Only what the device has lost is worth fetching again.
-                            return Err(if is_gone {
+                            return Err(if is_data_gone(&error) {
                                 self.fault(&wants[share.start])
                             } else {
                                 SectionStatus::DataFault
@@ -170,13 +167,13 @@ impl<'a> DiskLookup<'a> {
                 HeldOnDisk::Empty => KeyState::Missing(KeyStatus::Absent),
                 HeldOnDisk::Data(part) => {
                     let cached = if is_cached { self.cached(*h, key(index), &mut values) } else { None };
-                    match (cached, part.locate(*h)) {
-                        (Some(known), _) => known?,
-                        (None, Some(whereabouts)) => {
-                            wants.push(Want { key: index as u32, whereabouts });
-                            KeyState::Waiting
-                        }
-                        (None, None) => KeyState::Missing(KeyStatus::Absent),
+                    if let Some(known) = cached {
+                        known?
+                    } else if let Some(whereabouts) = part.locate(*h) {
+                        wants.push(Want { key: index as u32, whereabouts });
+                        KeyState::Waiting
+                    } else {
+                        KeyState::Missing(KeyStatus::Absent)
                     }
                 }
             });
