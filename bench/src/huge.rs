@@ -69,17 +69,30 @@ unsafe impl Allocator for HugeAllocator {
     }
 }
 
-/// Starts to bring the line of `bytes[at]` into the cache.
+/// The cache that a line is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    First,
+    Second,
+}
+
+/// Starts to bring the line of `bytes[at]` into a cache.
 #[inline(always)]
-pub(crate) fn prefetch(bytes: &[u8], at: usize) {
+pub(crate) fn prefetch(bytes: &[u8], at: usize, level: Level) {
     #[cfg(target_arch = "x86_64")]
     if let Some(byte) = bytes.get(at) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let line = std::ptr::from_ref(byte).cast::<i8>();
         // SAFETY: a prefetch never faults and reads nothing the program can observe.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast::<i8>()) };
+        unsafe {
+            match level {
+                Level::First => _mm_prefetch::<_MM_HINT_T0>(line),
+                Level::Second => _mm_prefetch::<_MM_HINT_T1>(line),
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, at);
+    let _ = (bytes, at, level);
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use fkv_kvsvr::measure::Table;
 use fkv_rpc::packed::{Reply, Request};
 
 use self::shape::{Data, Floats, Records, Shape};
-use crate::huge::prefetch;
+use crate::huge::{Level, prefetch};
 use crate::machine::thread_cpu;
 use crate::report::{Op, Report, median};
 
@@ -35,8 +35,17 @@ const BATCH: usize = 4096;
 const BATCHES: usize = 512;
 /// Measurements of each contender.
 const ROUNDS: usize = 7;
-/// Lines between asking and reading that the gather tries; the fastest counts.
-const DEPTHS: [usize; 4] = [24, 48, 96, 192];
+/// What the gather tries: how many lines ahead it asks, and to which cache; the fastest counts.
+const GATHERS: [(usize, Level); 8] = [
+    (24, Level::First),
+    (48, Level::First),
+    (96, Level::First),
+    (192, Level::First),
+    (24, Level::Second),
+    (48, Level::Second),
+    (96, Level::Second),
+    (192, Level::Second),
+];
 /// The table is at least so many times the last-level cache.
 const CACHES_MIN: u64 = 20;
 /// What FeatureKV reports per second and core.
@@ -81,23 +90,27 @@ fn measure<S: Shape>(env: &Env, count: usize, report: &mut Report) -> Result<(),
         let lines = data.lines_per_key(&keys);
         for threads in [1, 2] {
             let case = format!("{name}_hit{hit_percent}_t{threads}");
-            let mut gathers = DEPTHS.map(|_| Vec::new());
+            let mut gathers = GATHERS.map(|_| Vec::new());
             let (mut rival, mut ours) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
-                for (depth, times) in DEPTHS.iter().zip(&mut gathers) {
+                for ((depth, level), times) in GATHERS.iter().zip(&mut gathers) {
                     let memory = data.table.bytes();
-                    times.push(per_key_ns(threads, &keys, |keys| gather(memory, *depth, keys)));
+                    times.push(per_key_ns(threads, &keys, |keys| match level {
+                        Level::First => gather(memory, *depth, Level::First, keys),
+                        Level::Second => gather(memory, *depth, Level::Second, keys),
+                    }));
                 }
                 rival.push(per_key_ns(threads, &keys, |keys| data.look_up_rival(keys)));
                 ours.push(per_key_ns(threads, &requests, |requests| answer(&data.table, requests)) / BATCH as f64);
             }
             let gathers = gathers.map(|times| median(&times));
-            let (depth, line) = DEPTHS.iter().zip(gathers).min_by(|a, b| a.1.total_cmp(&b.1)).expect("some depths");
+            let ((depth, level), line) =
+                GATHERS.iter().zip(gathers).min_by(|a, b| a.1.total_cmp(&b.1)).expect("some ways to gather");
             let (rival, ours) = (median(&rival), median(&ours));
-            for (depth, ns) in DEPTHS.iter().zip(gathers) {
-                report.raw(&format!("{case}_gather{depth}_ns_per_line"), ns);
+            for ((depth, level), ns) in GATHERS.iter().zip(gathers) {
+                report.raw(&format!("{case}_gather{depth}_{level:?}_ns_per_line").to_lowercase(), ns);
             }
-            report.raw(&format!("{case}_gather_depth"), *depth);
+            report.raw(&format!("{case}_gather_fastest"), format!("{depth} {level:?}").to_lowercase());
             report.raw(&format!("{case}_lines_per_key"), lines);
             report.raw(&format!("{case}_hashbrown_ns_per_key"), rival);
             report.raw(&format!("{case}_fkv_ns_per_key"), ours);
@@ -132,7 +145,8 @@ fn per_key_ns<T: Sync>(threads: usize, items: &[T], work: impl Fn(&[T]) + Sync) 
 }
 
 /// The limit: one random line per key, four bytes copied from each.
-fn gather(memory: &[u8], depth: usize, keys: &[u64]) {
+#[inline(always)]
+fn gather(memory: &[u8], depth: usize, level: Level, keys: &[u64]) {
     let lines = memory.len() as u64 / 64;
     let position = |key: u64| ((u128::from(hash_u64(key)) * u128::from(lines)) >> 64) as usize * 64;
     let mut values = vec![0_u32; BATCH];
@@ -143,11 +157,11 @@ fn gather(memory: &[u8], depth: usize, keys: &[u64]) {
             *position_of = position(*key);
         }
         for at in positions.iter().take(depth) {
-            prefetch(memory, *at);
+            prefetch(memory, *at, level);
         }
         for (index, value) in values.iter_mut().enumerate().take(positions.len()) {
             if let Some(at) = positions.get(index + depth) {
-                prefetch(memory, *at);
+                prefetch(memory, *at, level);
             }
             if let Some(bytes) = memory.get(positions[index]..).and_then(<[u8]>::first_chunk) {
                 *value = u32::from_le_bytes(*bytes);

@@ -110,6 +110,25 @@ impl Lines {
         Home { line: std::ptr::with_exposed_provenance(address), lines: PhantomData }
     }
 
+    /// The homes of several keys, by arithmetic that the compiler does on many of them at once.
+    #[inline(always)]
+    pub(crate) fn homes<'a, const N: usize>(&'a self, hashes: &[u64; N], homes: &mut [Home<'a>; N]) {
+        const LOW: u64 = u32::MAX as u64;
+        const COUNT: u64 = PART_COUNT as u64;
+        for (home, h) in homes.iter_mut().zip(hashes) {
+            // h · 2400 in two halves, the upper with what is carried: no product reaches 2^64.
+            let low = (h & LOW) * COUNT;
+            let high = (h >> 32) * COUNT + (low >> 32);
+            // SAFETY: h is below 2^64, so that the part, the whole of h · 2400 / 2^64, is below 2400, the length.
+            let word = unsafe { *self.words.get_unchecked((high >> 32) as usize) };
+            let buckets = word & BUCKETS_MASK;
+            // As in `home`: the halves of the place times the buckets, which have 22 bits.
+            let bucket = ((high & LOW) * buckets + (((low & LOW) * buckets) >> 32)) >> 32;
+            let address = ((word >> BUCKET_BITS) + bucket) << LINE_BYTES.trailing_zeros();
+            *home = Home { line: std::ptr::with_exposed_provenance(address as usize), lines: PhantomData };
+        }
+    }
+
     /// Whether `home` belongs to no part: what is known of its key must be asked of the image.
     #[inline]
     pub(crate) fn is_decoy(&self, home: Home<'_>) -> bool {
@@ -148,11 +167,17 @@ impl<'a> Home<'a> {
         Self { line: EMPTY.0.as_ptr(), lines: PhantomData }
     }
 
-    /// Asks for both lines.
+    /// Asks for the line.
     #[inline(always)]
     pub(crate) fn prefetch(self) {
         prefetch_line(self.line.cast());
-        prefetch_line(self.line.wrapping_add(1).cast());
+    }
+
+    /// Asks for the line and the one behind it.
+    #[inline(always)]
+    pub(crate) fn prefetch_both(self) {
+        self.prefetch();
+        self.prefetch_behind(1);
     }
 
     /// Asks for the line `ahead` lines behind, if it is there or not.

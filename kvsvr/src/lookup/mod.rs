@@ -16,6 +16,8 @@ mod form;
 mod pipeline;
 mod prefetch;
 mod probe;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use std::sync::Arc;
 

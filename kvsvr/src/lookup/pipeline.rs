@@ -27,6 +27,8 @@ use super::prefetch::prefetch_range;
 use super::probe::{NEXT, Probe, Words};
 #[cfg(target_arch = "x86_64")]
 use super::probe::{Pairs, Permuted};
+#[cfg(target_arch = "x86_64")]
+use super::wide::{Answers, Wide, put_found};
 use crate::image::{HeldPart, Home, Image, Lines};
 
 /// Keys of a window where lookups read lines only: at most one per bit of a word.
@@ -86,26 +88,54 @@ impl<'a> Batch<'a> {
     /// Answers every key of a plain batch.
     pub(crate) fn fill(&self, dense: &mut DenseWriter<'_>) -> Result<(), SectionStatus> {
         let Some(format) = self.image.lines().format() else { return Err(SectionStatus::DataFault) };
-        let batch = self;
         match format.value_width() {
-            Some(4) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 4> { batch, format, dense }),
-            Some(8) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 8> { batch, format, dense }),
-            Some(2) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 2> { batch, format, dense }),
-            Some(16) => self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, 16> { batch, format, dense }),
-            _ => self.run(|answer| {
-                match answer {
-                    Answer::Found(stored) => {
-                        let value = dense.found();
-                        if value.len() != stored.len() {
-                            return Err(SectionStatus::DataFault);
-                        }
-                        value.copy_from_slice(stored);
-                    }
-                    Answer::Missing(status) => dense.missing(status),
-                }
-                Ok(())
-            }),
+            Some(2) => self.fill_plain::<2>(format, dense),
+            Some(4) => self.fill_plain::<4>(format, dense),
+            Some(8) => self.fill_plain::<8>(format, dense),
+            Some(16) => self.fill_plain::<16>(format, dense),
+            _ => self.run(|answer| put_plain(answer, dense)),
         }
+    }
+
+    fn fill_plain<const WIDTH: usize>(
+        &self,
+        format: LineFormat,
+        dense: &mut DenseWriter<'_>,
+    ) -> Result<(), SectionStatus> {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(wide), Keys::U64(keys)) = (Wide::<WIDTH>::new(format), self.keys) {
+            return wide.pass(self.image.lines(), keys.packed(), |answers| self.put(answers, dense));
+        }
+        self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, WIDTH> { batch: self, format, dense })
+    }
+
+    /// Puts the answers of a window into the reply.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn put<const WIDTH: usize>(
+        &self,
+        answers: &Answers<'_, WIDTH>,
+        dense: &mut DenseWriter<'_>,
+    ) -> Result<(), SectionStatus> {
+        let Answers { first, count, found, open, values } = *answers;
+        if open == 0 {
+            dense.fill(count, |room| {
+                put_found(found, &values[..count], room);
+                found
+            });
+            return Ok(());
+        }
+        for (offset, value) in values[..count].iter().enumerate() {
+            let answer = if open >> offset & 1 == 1 {
+                self.find(first + offset)
+            } else if found >> offset & 1 == 1 {
+                Answer::Found(value)
+            } else {
+                Answer::Missing(KeyStatus::Absent)
+            };
+            put_plain(answer, dense)?;
+        }
+        Ok(())
     }
 
     /// Looks all keys up, in the way this CPU does it best.
@@ -159,6 +189,22 @@ impl<'a> Batch<'a> {
             Some(found) => Answer::Found(found.value),
         }
     }
+}
+
+/// Puts one answer into a reply that has values as they are stored.
+#[inline]
+fn put_plain(answer: Answer<'_>, dense: &mut DenseWriter<'_>) -> Result<(), SectionStatus> {
+    match answer {
+        Answer::Found(stored) => {
+            let value = dense.found();
+            if value.len() != stored.len() {
+                return Err(SectionStatus::DataFault);
+            }
+            value.copy_from_slice(stored);
+        }
+        Answer::Missing(status) => dense.missing(status),
+    }
+    Ok(())
 }
 
 /// Where the keys of a window are.
@@ -288,16 +334,7 @@ impl<const WIDTH: usize> Plain<'_, '_, '_, '_, WIDTH> {
             } else {
                 Answer::Missing(KeyStatus::Absent)
             };
-            match answer {
-                Answer::Found(stored) => {
-                    let value = self.dense.found();
-                    if value.len() != stored.len() {
-                        return Err(SectionStatus::DataFault);
-                    }
-                    value.copy_from_slice(stored);
-                }
-                Answer::Missing(status) => self.dense.missing(status),
-            }
+            put_plain(answer, self.dense)?;
         }
         Ok(())
     }
@@ -461,7 +498,7 @@ fn compare<'a, P: Probe, const W: usize>(
 #[inline(always)]
 fn ask<'a, const W: usize>(lines: &'a Lines, homes: &mut [Home<'a>; W], offset: usize, h: u64) {
     let home = lines.home(h);
-    home.prefetch();
+    home.prefetch_both();
     homes[offset] = home;
 }
 
