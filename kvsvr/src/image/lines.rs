@@ -21,6 +21,8 @@ use fkv_formats::table::mem::{IndexLine, LineFormat, MemLayout};
 use crate::lookup::prefetch_line;
 
 const LINE_BYTES: usize = size_of::<IndexLine>();
+/// Most lines of one record to ask for: the hardware follows from there.
+const RECORD_LINES_MAX: usize = 8;
 const BUCKET_BITS: u32 = 22;
 const BUCKETS_MASK: u64 = (1 << BUCKET_BITS) - 1;
 const ADDRESS_BITS: u32 = u64::BITS - BUCKET_BITS + LINE_BYTES.trailing_zeros();
@@ -45,10 +47,8 @@ pub(crate) struct Lines {
     /// That of the first part added; parts of another one are slow.
     format: Option<LineFormat>,
     words: Box<[u64; PARTS]>,
-    /// Addresses of the parts' images: where offsets of records count from.
-    starts: Box<[usize; PARTS]>,
-    /// Addresses of the ends of their images.
-    ends: Box<[usize; PARTS]>,
+    /// Addresses of the parts' images, where offsets of records count from, and of their ends.
+    images: Box<[(usize, usize); PARTS]>,
 }
 
 /// The home line of a key, with the line behind it.
@@ -61,7 +61,7 @@ pub(crate) struct Home<'a> {
 impl Lines {
     pub(crate) fn new() -> Self {
         let slow = word(SLOW.0.as_ptr(), 1).unwrap_or_else(|| unreachable!("user addresses have 48 bits"));
-        Self { format: None, words: Box::new([slow; PARTS]), starts: Box::new([0; PARTS]), ends: Box::new([0; PARTS]) }
+        Self { format: None, words: Box::new([slow; PARTS]), images: Box::new([(0, 0); PARTS]) }
     }
 
     /// Adds a part without records.
@@ -91,7 +91,7 @@ impl Lines {
             let at = usize::from(part.0);
             self.words[at] = word;
             let range = image.as_ptr_range();
-            (self.starts[at], self.ends[at]) = (range.start.expose_provenance(), range.end.expose_provenance());
+            self.images[at] = (range.start.expose_provenance(), range.end.expose_provenance());
         }
     }
 
@@ -139,7 +139,7 @@ impl Lines {
     #[inline]
     pub(crate) fn beyond<'a>(&'a self, home: Home<'a>, h: u64) -> &'a [IndexLine] {
         let first = (home.line as usize).wrapping_add(2 * LINE_BYTES);
-        let bytes = self.ends[usize::from(part_of(h).0)].saturating_sub(first);
+        let bytes = self.images[usize::from(part_of(h).0)].1.saturating_sub(first);
         if bytes == 0 {
             return &[];
         }
@@ -151,13 +151,28 @@ impl Lines {
     /// The image of the part of `h`; empty for a decoy.
     #[inline]
     pub(crate) fn image(&self, h: u64) -> &[u8] {
-        let part = usize::from(part_of(h).0);
-        let (start, end) = (self.starts[part], self.ends[part]);
+        let (start, end) = self.images[usize::from(part_of(h).0)];
         if start == end {
             return &[];
         }
         // SAFETY: `add` took both from one image, which stays there as long as `self` is used (its caller's promise).
         unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(start), end - start) }
+    }
+}
+
+impl Lines {
+    /// Asks for the `len` bytes at offset `record` in the image of the part of `h`, or the first few lines of them.
+    #[inline(always)]
+    pub(crate) fn prefetch_record(&self, h: u64, record: u64, len: usize) {
+        let (start, _) = self.images[usize::from(part_of(h).0)];
+        let first = start.wrapping_add(record as usize);
+        let ask = |behind: usize| prefetch_line(std::ptr::without_provenance(first.wrapping_add(behind)));
+        // As many as the bytes take at least, and the one that they end in: no branch that depends on where they begin.
+        let whole = len.clamp(1, RECORD_LINES_MAX * LINE_BYTES);
+        for line in 0..whole.div_ceil(LINE_BYTES) {
+            ask(line * LINE_BYTES);
+        }
+        ask(whole - 1);
     }
 }
 

@@ -11,6 +11,8 @@
 //! keys. Time: what expired by `as_of` is absent in every form of the version; `expired` means later than that, by
 //! `read_ts` (design: `as_of < expiry ≤ max(read_ts, as_of)`).
 
+#[cfg(test)]
+mod batch_tests;
 mod disk;
 mod form;
 mod pipeline;
@@ -328,26 +330,6 @@ fn key_of<'k>(keys: Keys<'k>) -> impl Fn(usize) -> Key<'k> {
         Keys::U64(keys) => Key::U64(keys.get(index)),
         Keys::Bytes(keys) => Key::Bytes(keys.get(index)),
     }
-}
-
-/// Whether the CPU has the wide instructions that lookups use where they can.
-#[inline]
-fn is_wide() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512vbmi")
-            && std::arch::is_x86_feature_detected!("avx512f")
-            && std::arch::is_x86_feature_detected!("avx512bw")
-            && std::arch::is_x86_feature_detected!("avx512dq")
-            && std::arch::is_x86_feature_detected!("avx512vl")
-            && std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("bmi1")
-            && std::arch::is_x86_feature_detected!("bmi2")
-            && std::arch::is_x86_feature_detected!("lzcnt")
-            && std::arch::is_x86_feature_detected!("popcnt")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 /// The parts of all keys.

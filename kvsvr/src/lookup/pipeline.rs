@@ -23,22 +23,15 @@ use fkv_formats::table::mem::{Found, IndexLine, LineFormat, Shape};
 use fkv_rpc::packed::{DenseWriter, KeyStatus, Keys, SectionStatus};
 
 use super::NOT_HERE;
-use super::prefetch::prefetch_range;
+#[cfg(target_arch = "x86_64")]
+use super::probe::Pairs;
 use super::probe::{NEXT, Probe, Words};
-#[cfg(target_arch = "x86_64")]
-use super::probe::{Pairs, Permuted};
-#[cfg(target_arch = "x86_64")]
-use super::wide::{Answers, Wide, put_found};
 use crate::image::{HeldPart, Home, Image, Lines};
 
-/// Keys of a window where lookups read lines only: at most one per bit of a word.
-const LINES_WINDOW: usize = 64;
-/// Keys of a window where they read records too: what is under way must leave room in the first-level cache.
-const RECORDS_WINDOW: usize = 32;
+/// Keys of a window: one per bit of a word.
+pub(super) const WINDOW: usize = 64;
 /// Windows under way.
 const RING: usize = 4;
-/// Most lines of one record to ask for: the hardware follows from there.
-const RECORD_LINES_MAX: usize = 8;
 /// Bytes asked for where a record's length is not known before it is read.
 const RECORD_BYTES_EXPECTED: usize = 128;
 /// The reach from which on lines behind the next one hold keys.
@@ -66,10 +59,7 @@ impl<'a> Batch<'a> {
     /// Calls `sink` with the answer of every key, in order, until it objects.
     pub(crate) fn run(&self, sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>) -> Result<(), SectionStatus> {
         match self.image.lines().format() {
-            Some(format) if format.shape() == Shape::Inline => {
-                self.pass::<_, LINES_WINDOW>(format, One { batch: self, format, sink })
-            }
-            Some(format) => self.pass::<_, RECORDS_WINDOW>(format, One { batch: self, format, sink }),
+            Some(format) => self.pass(format, One { batch: self, format, sink }),
             None => {
                 let mut one = One { batch: self, format: (), sink };
                 (0..self.keys.len()).try_for_each(|index| one.slowly(index))
@@ -89,72 +79,29 @@ impl<'a> Batch<'a> {
     pub(crate) fn fill(&self, dense: &mut DenseWriter<'_>) -> Result<(), SectionStatus> {
         let Some(format) = self.image.lines().format() else { return Err(SectionStatus::DataFault) };
         match format.value_width() {
-            Some(2) => self.fill_plain::<2>(format, dense),
-            Some(4) => self.fill_plain::<4>(format, dense),
-            Some(8) => self.fill_plain::<8>(format, dense),
-            Some(16) => self.fill_plain::<16>(format, dense),
+            Some(2) => self.pass(format, Plain::<'_, '_, '_, '_, 2> { batch: self, dense }),
+            Some(4) => self.pass(format, Plain::<'_, '_, '_, '_, 4> { batch: self, dense }),
+            Some(8) => self.pass(format, Plain::<'_, '_, '_, '_, 8> { batch: self, dense }),
+            Some(16) => self.pass(format, Plain::<'_, '_, '_, '_, 16> { batch: self, dense }),
             _ => self.run(|answer| put_plain(answer, dense)),
         }
     }
 
-    fn fill_plain<const WIDTH: usize>(
-        &self,
-        format: LineFormat,
-        dense: &mut DenseWriter<'_>,
-    ) -> Result<(), SectionStatus> {
-        #[cfg(target_arch = "x86_64")]
-        if let (Some(wide), Keys::U64(keys)) = (Wide::<WIDTH>::new(format), self.keys) {
-            return wide.pass(self.image.lines(), keys.packed(), |answers| self.put(answers, dense));
-        }
-        self.pass::<_, LINES_WINDOW>(format, Plain::<'_, '_, '_, '_, WIDTH> { batch: self, format, dense })
-    }
-
-    /// Puts the answers of a window into the reply.
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    fn put<const WIDTH: usize>(
-        &self,
-        answers: &Answers<'_, WIDTH>,
-        dense: &mut DenseWriter<'_>,
-    ) -> Result<(), SectionStatus> {
-        let Answers { first, count, found, open, values } = *answers;
-        if open == 0 {
-            dense.fill(count, |room| {
-                put_found(found, &values[..count], room);
-                found
-            });
-            return Ok(());
-        }
-        for (offset, value) in values[..count].iter().enumerate() {
-            let answer = if open >> offset & 1 == 1 {
-                self.find(first + offset)
-            } else if found >> offset & 1 == 1 {
-                Answer::Found(value)
-            } else {
-                Answer::Missing(KeyStatus::Absent)
-            };
-            put_plain(answer, dense)?;
-        }
-        Ok(())
-    }
-
     /// Looks all keys up, in the way this CPU does it best.
-    fn pass<S: Sink<'a, W>, const W: usize>(&self, format: LineFormat, sink: S) -> Result<(), SectionStatus> {
+    fn pass<S: Sink<'a, V>, const V: usize>(&self, format: LineFormat, sink: S) -> Result<(), SectionStatus> {
+        let (lines, keys) = (self.image.lines(), self.keys);
         #[cfg(target_arch = "x86_64")]
         {
-            if let Some(permuted) = Permuted::<false>::new(format) {
-                // SAFETY: `Permuted::new` gives a value only if the CPU has all that `pass_wide` enables.
-                return unsafe { pass_wide(self.image.lines(), self.keys, format, permuted, sink) };
-            }
-            if let Some(permuted) = Permuted::<true>::new(format) {
-                // SAFETY: as above.
-                return unsafe { pass_wide(self.image.lines(), self.keys, format, permuted, sink) };
-            }
-            if let Some(pairs) = Pairs::new(&format) {
-                return pass(self.image.lines(), self.keys, format, pairs, sink);
+            match super::wide::look_up(lines, keys, format, sink) {
+                Ok(done) => done,
+                Err(sink) => match Pairs::new(&format) {
+                    Some(pairs) => pass(lines, keys, format, pairs, sink),
+                    None => pass(lines, keys, format, Words(format), sink),
+                },
             }
         }
-        pass(self.image.lines(), self.keys, format, Words(format), sink)
+        #[cfg(not(target_arch = "x86_64"))]
+        pass(lines, keys, format, Words(format), sink)
     }
 
     #[inline]
@@ -208,24 +155,26 @@ fn put_plain(answer: Answer<'_>, dense: &mut DenseWriter<'_>) -> Result<(), Sect
 }
 
 /// Where the keys of a window are.
-struct Window<'w, 'a, const W: usize> {
+pub(super) struct Window<'w, 'a, const V: usize> {
     /// Index of the first.
-    first: usize,
-    count: usize,
+    pub(super) first: usize,
+    pub(super) count: usize,
     /// Bit `i`: a slot holds the bits of key `i`; else the key is absent.
-    found: u64,
+    pub(super) found: u64,
     /// Bit `i`: lines do not tell about key `i`.
-    slow: u64,
-    hashes: &'w [u64; W],
-    lines: &'w [&'a IndexLine; W],
-    slots: &'w [u8; W],
+    pub(super) slow: u64,
+    pub(super) hashes: &'w [u64; WINDOW],
+    pub(super) lines: &'w [&'a IndexLine; WINDOW],
+    pub(super) slots: &'w [u8; WINDOW],
+    /// The first `V` bytes of what lies beside the stored bits of the keys found.
+    pub(super) values: &'w [[u8; V]; WINDOW],
 }
 
-/// What takes the windows, in order.
-trait Sink<'a, const W: usize> {
-    /// Whether answers read more than lines.
+/// What takes the windows, in order. It wants `V` bytes of values from index lines.
+pub(super) trait Sink<'a, const V: usize> {
+    /// Whether answers read more than these.
     const READS_RECORDS: bool;
-    fn window(&mut self, window: &Window<'_, 'a, W>) -> Result<(), SectionStatus>;
+    fn window(&mut self, window: &Window<'_, 'a, V>) -> Result<(), SectionStatus>;
 }
 
 /// Any values, one by one.
@@ -244,14 +193,14 @@ where
     }
 }
 
-impl<'a, S, const W: usize> Sink<'a, W> for One<'_, 'a, LineFormat, S>
+impl<'a, S> Sink<'a, 0> for One<'_, 'a, LineFormat, S>
 where
     S: FnMut(Answer<'a>) -> Result<(), SectionStatus>,
 {
     const READS_RECORDS: bool = true;
 
     #[inline(always)]
-    fn window(&mut self, window: &Window<'_, 'a, W>) -> Result<(), SectionStatus> {
+    fn window(&mut self, window: &Window<'_, 'a, 0>) -> Result<(), SectionStatus> {
         let (batch, format) = (self.batch, self.format);
         for offset in 0..window.count {
             let index = window.first + offset;
@@ -288,30 +237,28 @@ where
 /// Values of `WIDTH` bytes that lie in index lines as they go into the reply.
 struct Plain<'b, 'd, 'w, 'a, const WIDTH: usize> {
     batch: &'b Batch<'a>,
-    format: LineFormat,
     dense: &'d mut DenseWriter<'w>,
 }
 
-impl<'a, const WIDTH: usize, const W: usize> Sink<'a, W> for Plain<'_, '_, '_, 'a, WIDTH> {
+impl<'a, const WIDTH: usize> Sink<'a, WIDTH> for Plain<'_, '_, '_, 'a, WIDTH> {
     const READS_RECORDS: bool = false;
 
     #[inline(always)]
-    fn window(&mut self, window: &Window<'_, 'a, W>) -> Result<(), SectionStatus> {
+    fn window(&mut self, window: &Window<'_, 'a, WIDTH>) -> Result<(), SectionStatus> {
         if window.slow != 0 {
             return self.mixed(window);
         }
-        let (stride, payload) = (self.format.stride(), self.format.h_bytes());
-        let found = window.found;
-        self.dense.fill(window.count, |values| {
+        let (found, values) = (window.found, &window.values[..window.count]);
+        self.dense.fill(window.count, |room| {
+            if found.count_ones() as usize == window.count {
+                room.copy_from_slice(values.as_flattened());
+                return found;
+            }
+            // Each value goes behind those found before it, and is written over if its key is not found.
             let mut at = 0;
-            for offset in 0..window.count {
-                let from = usize::from(window.slots[offset]) * stride + payload;
-                // A value follows its bits within the line, and what was found before takes no more room than the keys.
-                if let (Some(value), Some(room)) = (
-                    window.lines[offset].get(from..from + WIDTH),
-                    values.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<WIDTH>),
-                ) {
-                    room.copy_from_slice(value);
+            for (offset, value) in values.iter().enumerate() {
+                if let Some(room) = room.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+                    *room = *value;
                 }
                 at += WIDTH * (found >> offset & 1) as usize;
             }
@@ -324,13 +271,13 @@ impl<'a, const WIDTH: usize, const W: usize> Sink<'a, W> for Plain<'_, '_, '_, '
 impl<const WIDTH: usize> Plain<'_, '_, '_, '_, WIDTH> {
     /// A window with keys that lines do not tell about.
     #[cold]
-    fn mixed<const W: usize>(&mut self, window: &Window<'_, '_, W>) -> Result<(), SectionStatus> {
+    fn mixed(&mut self, window: &Window<'_, '_, WIDTH>) -> Result<(), SectionStatus> {
         for offset in 0..window.count {
             let index = window.first + offset;
             let answer = if window.slow >> offset & 1 == 1 {
                 self.batch.find(index)
             } else if window.found >> offset & 1 == 1 {
-                self.batch.judge(self.format.inline_value(window.lines[offset], window.slots[offset]))
+                Answer::Found(&window.values[offset])
             } else {
                 Answer::Missing(KeyStatus::Absent)
             };
@@ -340,38 +287,22 @@ impl<const WIDTH: usize> Plain<'_, '_, '_, '_, WIDTH> {
     }
 }
 
-/// [`pass`] with wide instructions.
-///
-/// # Safety
-/// The CPU must have what is enabled: [`super::is_wide`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn pass_wide<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
-    lines: &'a Lines,
-    keys: Keys<'_>,
-    format: LineFormat,
-    permuted: P,
-    sink: S,
-) -> Result<(), SectionStatus> {
-    pass(lines, keys, format, permuted, sink)
-}
-
 /// What is known of the windows under way; that of window `w` at `w % RING`.
-struct Ring<'a, const W: usize> {
-    hashes: [[u64; W]; RING],
-    homes: [[Home<'a>; W]; RING],
-    lines: [[&'a IndexLine; W]; RING],
-    slots: [[u8; W]; RING],
+struct Ring<'a> {
+    hashes: [[u64; WINDOW]; RING],
+    homes: [[Home<'a>; WINDOW]; RING],
+    lines: [[&'a IndexLine; WINDOW]; RING],
+    slots: [[u8; WINDOW]; RING],
     found: [u64; RING],
     slow: [u64; RING],
     /// Keys that go on behind the next line: offsets in the window.
-    queue: [[u8; W]; RING],
+    queue: [[u8; WINDOW]; RING],
     queued: [usize; RING],
 }
 
 /// Takes all keys through the steps.
 #[inline(always)]
-fn pass<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
+fn pass<'a, P: Probe, S: Sink<'a, V>, const V: usize>(
     lines: &'a Lines,
     keys: Keys<'_>,
     format: LineFormat,
@@ -379,23 +310,23 @@ fn pass<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
     mut sink: S,
 ) -> Result<(), SectionStatus> {
     let count = keys.len();
-    let windows = count.div_ceil(W);
-    let count_of = |number: usize| if number < windows { (count - number * W).min(W) } else { 0 };
+    let windows = count.div_ceil(WINDOW);
+    let count_of = |number: usize| if number < windows { (count - number * WINDOW).min(WINDOW) } else { 0 };
     let last_step = if S::READS_RECORDS { 3 } else { 2 };
     let mut ring = Ring {
-        hashes: [[0; W]; RING],
-        homes: [[Home::nowhere(); W]; RING],
-        lines: [[Home::nowhere().line(); W]; RING],
-        slots: [[0; W]; RING],
+        hashes: [[0; WINDOW]; RING],
+        homes: [[Home::nowhere(); WINDOW]; RING],
+        lines: [[Home::nowhere().line(); WINDOW]; RING],
+        slots: [[0; WINDOW]; RING],
         found: [0; RING],
         slow: [0; RING],
-        queue: [[0; W]; RING],
+        queue: [[0; WINDOW]; RING],
         queued: [0; RING],
     };
     for step in 0..windows + last_step {
         let asked = count_of(step);
         if asked > 0 {
-            hash(keys, step * W, &mut ring.hashes[step % RING]);
+            hash(keys, step * WINDOW, &mut ring.hashes[step % RING]);
         }
         let compared = if step >= 1 { count_of(step - 1) } else { 0 };
         compare(&mut ring, lines, format, probe, step, asked, compared);
@@ -403,19 +334,27 @@ fn pass<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
             let at = (step - 2) % RING;
             beyond(&mut ring, lines, format, probe, at);
             if S::READS_RECORDS && format.shape() != Shape::Inline {
-                ask_for_records(&ring, lines, format, at);
+                ask_for_records(lines, format, ring.found[at], &ring.hashes[at], &ring.lines[at], &ring.slots[at]);
             }
         }
         if step >= last_step && step - last_step < windows {
             let (number, at) = (step - last_step, (step - last_step) % RING);
+            let mut values = [[0; V]; WINDOW];
+            if V > 0 {
+                for ((value, line), slot) in values.iter_mut().zip(&ring.lines[at]).zip(ring.slots[at]) {
+                    let place = usize::from(slot) * format.stride() + format.h_bytes();
+                    *value = line.get(place..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; V]);
+                }
+            }
             sink.window(&Window {
-                first: number * W,
+                first: number * WINDOW,
                 count: count_of(number),
                 found: ring.found[at],
                 slow: ring.slow[at],
                 hashes: &ring.hashes[at],
                 lines: &ring.lines[at],
                 slots: &ring.slots[at],
+                values: &values,
             })?;
         }
     }
@@ -424,11 +363,11 @@ fn pass<'a, P: Probe, S: Sink<'a, W>, const W: usize>(
 
 /// Hashes a window of keys from `first` on, as many as there are.
 #[inline(always)]
-fn hash<const W: usize>(keys: Keys<'_>, first: usize, hashes: &mut [u64; W]) {
+pub(super) fn hash(keys: Keys<'_>, first: usize, hashes: &mut [u64; WINDOW]) {
     match keys {
         Keys::U64(keys) => {
             let packed = keys.packed().get(first..).unwrap_or_default();
-            match packed.first_chunk::<W>() {
+            match packed.first_chunk::<WINDOW>() {
                 // A loop of known length, which the compiler makes eight keys at a time.
                 Some(packed) => {
                     for (h, key) in hashes.iter_mut().zip(packed) {
@@ -452,8 +391,8 @@ fn hash<const W: usize>(keys: Keys<'_>, first: usize, hashes: &mut [u64; W]) {
 
 /// Asks for the lines of the window of this `step`, and compares those of the window before.
 #[inline(always)]
-fn compare<'a, P: Probe, const W: usize>(
-    ring: &mut Ring<'a, W>,
+fn compare<'a, P: Probe>(
+    ring: &mut Ring<'a>,
     lines: &'a Lines,
     format: LineFormat,
     probe: P,
@@ -474,7 +413,7 @@ fn compare<'a, P: Probe, const W: usize>(
     };
     let mask = format.mask();
     // Only the last window asked for is shorter than the one before it.
-    let both = asked.min(compared).min(W);
+    let both = asked.min(compared).min(WINDOW);
     for offset in 0..both {
         comparison.look(format, probe, offset, old_hashes[offset], mask);
         ask(lines, homes, offset, new_hashes[offset]);
@@ -486,8 +425,8 @@ fn compare<'a, P: Probe, const W: usize>(
         ask(lines, homes, offset, *h);
     }
     let Comparison { found, queued, .. } = comparison;
-    for offset in &ring.queue[old][..queued.min(W)] {
-        let home = old_homes[usize::from(*offset) % W];
+    for offset in &ring.queue[old][..queued.min(WINDOW)] {
+        let home = old_homes[usize::from(*offset) % WINDOW];
         for ahead in REACH_BEYOND..=LineFormat::reach(home.line()) {
             home.prefetch_behind(ahead);
         }
@@ -496,23 +435,23 @@ fn compare<'a, P: Probe, const W: usize>(
 }
 
 #[inline(always)]
-fn ask<'a, const W: usize>(lines: &'a Lines, homes: &mut [Home<'a>; W], offset: usize, h: u64) {
+fn ask<'a>(lines: &'a Lines, homes: &mut [Home<'a>; WINDOW], offset: usize, h: u64) {
     let home = lines.home(h);
     home.prefetch_both();
     homes[offset] = home;
 }
 
 /// A window being compared.
-struct Comparison<'r, 'a, const W: usize> {
-    homes: &'r [Home<'a>; W],
-    lines: &'r mut [&'a IndexLine; W],
-    slots: &'r mut [u8; W],
-    queue: &'r mut [u8; W],
+struct Comparison<'r, 'a> {
+    homes: &'r [Home<'a>; WINDOW],
+    lines: &'r mut [&'a IndexLine; WINDOW],
+    slots: &'r mut [u8; WINDOW],
+    queue: &'r mut [u8; WINDOW],
     found: u64,
     queued: usize,
 }
 
-impl<const W: usize> Comparison<'_, '_, W> {
+impl Comparison<'_, '_> {
     #[inline(always)]
     fn look<P: Probe>(&mut self, format: LineFormat, probe: P, offset: usize, h: u64, mask: u64) {
         let home = self.homes[offset];
@@ -526,23 +465,17 @@ impl<const W: usize> Comparison<'_, '_, W> {
         self.lines[offset] = home.line_or_next(slot >= NEXT);
         self.slots[offset] = (slot % NEXT) as u8;
         self.found |= u64::from(hit) << offset;
-        self.queue[self.queued % W] = offset as u8;
+        self.queue[self.queued % WINDOW] = offset as u8;
         self.queued = self.queued.wrapping_add(usize::from(goes_on));
     }
 }
 
 /// Looks for the queued keys of the window at `at` in the lines behind the next one.
 #[inline(always)]
-fn beyond<'a, P: Probe, const W: usize>(
-    ring: &mut Ring<'a, W>,
-    lines: &'a Lines,
-    format: LineFormat,
-    probe: P,
-    at: usize,
-) {
+fn beyond<'a, P: Probe>(ring: &mut Ring<'a>, lines: &'a Lines, format: LineFormat, probe: P, at: usize) {
     let mut slow = 0;
-    for index in 0..ring.queued[at].min(W) {
-        let offset = usize::from(ring.queue[at][index]) % W;
+    for index in 0..ring.queued[at].min(WINDOW) {
+        let offset = usize::from(ring.queue[at][index]) % WINDOW;
         let (home, h) = (ring.homes[at][offset], ring.hashes[at][offset]);
         let wanted = h & format.mask();
         if format.is_vague(wanted) || lines.is_decoy(home) {
@@ -567,17 +500,21 @@ fn beyond<'a, P: Probe, const W: usize>(
     ring.slow[at] = slow;
 }
 
-/// Asks for the records of the keys found in the window at `at`.
+/// Asks for the records of the keys `found` in a window.
 #[inline(always)]
-fn ask_for_records<const W: usize>(ring: &Ring<'_, W>, lines: &Lines, format: LineFormat, at: usize) {
+pub(super) fn ask_for_records(
+    lines: &Lines,
+    format: LineFormat,
+    mut found: u64,
+    hashes: &[u64; WINDOW],
+    at: &[&IndexLine; WINDOW],
+    slots: &[u8; WINDOW],
+) {
     let len = format.value_width().unwrap_or(RECORD_BYTES_EXPECTED);
     // By bits: whether a key was found is not for the CPU to guess.
-    let mut found = ring.found[at];
     while found != 0 {
-        let offset = found.trailing_zeros() as usize % W;
+        let key = found.trailing_zeros() as usize % WINDOW;
         found &= found - 1;
-        let record = format.record_at(ring.lines[at][offset], ring.slots[at][offset]);
-        let image = lines.image(ring.hashes[at][offset]);
-        prefetch_range(image, usize::try_from(record).unwrap_or(usize::MAX), len, RECORD_LINES_MAX);
+        lines.prefetch_record(hashes[key], format.record_at(at[key], slots[key]), len);
     }
 }

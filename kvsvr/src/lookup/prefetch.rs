@@ -1,22 +1,10 @@
 //! Asking the CPU for a cache line before it is needed.
 
-/// Distance between two prefetches of a range.
-const LINE_BYTES: usize = 64;
-
 /// Starts to bring the line that holds `bytes[at]` into the cache. Beyond the end nothing happens.
 #[inline]
 pub(crate) fn prefetch(bytes: &[u8], at: usize) {
     if let Some(byte) = bytes.get(at) {
         prefetch_line(std::ptr::from_ref(byte));
-    }
-}
-
-/// Starts to bring the first lines of `bytes[at..at + len]` into the cache, at most `lines_max`.
-#[inline]
-pub(crate) fn prefetch_range(bytes: &[u8], at: usize, len: usize, lines_max: usize) {
-    let lines = (at % LINE_BYTES + len).div_ceil(LINE_BYTES).min(lines_max);
-    for line in 0..lines {
-        prefetch(bytes, at + line * LINE_BYTES);
     }
 }
 
@@ -58,8 +46,6 @@ mod tests {
         prefetch(&bytes, 99);
         prefetch(&bytes, 100);
         prefetch(&bytes, usize::MAX);
-        prefetch_range(&bytes, 60, 1000, 4);
-        prefetch_range(&bytes, 0, 0, 4);
         prefetch(&[], 0);
     }
 }

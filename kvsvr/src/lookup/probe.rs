@@ -4,9 +4,8 @@
 //!   slots   bit s: slot s of the home line; bit 16 + s: slot s of the line behind it
 //! ```
 //!
-//! With the lines in the cache the comparison is half of a lookup. AVX-512 VBMI gathers the stored bits of eight slots of
-//! any stride with one permutation and compares them with one more instruction; SSE2, which every x86-64 has, compares
-//! slots of the commonest stride, two at a time; elsewhere words are compared one by one.
+//! For CPUs without the instructions that [`super::wide`] needs. SSE2, which every x86-64 has, compares slots of the
+//! commonest stride, two at a time; elsewhere words are compared one by one.
 
 use fkv_formats::table::mem::{IndexLine, LineFormat};
 
@@ -31,18 +30,15 @@ impl Probe for Words {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use self::x86::{Pairs, Permuted};
+pub(super) use self::x86::Pairs;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128i, __m512i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi16,
-        _mm512_loadu_si512, _mm512_mask_cmpeq_epi64_mask, _mm512_maskz_permutexvar_epi8, _mm512_set1_epi64,
+        __m128i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi16,
     };
 
     use super::{IndexLine, LineFormat, NEXT, Probe};
-
-    const WORD: usize = 8;
 
     /// Slots of 6 bytes of `h` and 4 of payload: two fit one register of 16 bytes.
     #[derive(Clone, Copy, Debug)]
@@ -83,64 +79,6 @@ mod x86 {
             let slots = (slots | slots >> 4) & 0x0303_0303_0303;
             let slots = slots | slots >> 6 | slots >> 12;
             (slots as u32 % 0x40) | (((slots >> 24) as u32 % 0x40) << NEXT)
-        }
-    }
-
-    /// Any slots; the first eight by one permutation, `MORE` of them word by word.
-    #[derive(Clone, Copy, Debug)]
-    pub(in super::super) struct Permuted<const MORE: bool> {
-        /// Byte `i` of lane `s`: where byte `i` of the stored bits of slot `s` is.
-        bytes: __m512i,
-        /// The bytes of the lanes that are stored.
-        stored: u64,
-        lanes: u8,
-        format: LineFormat,
-    }
-
-    impl<const MORE: bool> Permuted<MORE> {
-        /// `None` if lines have more slots than lanes, or not, or if the CPU lacks an instruction that this needs.
-        pub(in super::super) fn new(format: LineFormat) -> Option<Self> {
-            if (format.slots() > 8) != MORE || !super::super::is_wide() {
-                return None;
-            }
-            let lanes = usize::from(format.slots()).min(8);
-            let mut bytes = [0_u8; 64];
-            let mut stored = 0_u64;
-            for lane in 0..lanes {
-                for byte in 0..format.h_bytes() {
-                    bytes[lane * WORD + byte] = (lane * format.stride() + byte) as u8;
-                    stored |= 1 << (lane * WORD + byte);
-                }
-            }
-            // SAFETY: 64 bytes are read from an array of 64, at any alignment; the CPU has AVX-512 F (checked above).
-            let bytes = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
-            Some(Self { bytes, stored, lanes: u8::MAX >> (8 - lanes), format })
-        }
-
-        #[inline(always)]
-        fn line(self, line: &IndexLine, wanted: u64) -> u32 {
-            // SAFETY: a line has the 64 bytes that are read, at any alignment; the CPU has AVX-512 F and VBMI, or `new`
-            // would have made no value.
-            let eight = unsafe {
-                let line = _mm512_loadu_si512(line.as_ptr().cast());
-                let stored = _mm512_maskz_permutexvar_epi8(self.stored, self.bytes, line);
-                _mm512_mask_cmpeq_epi64_mask(self.lanes, stored, _mm512_set1_epi64(wanted as i64))
-            };
-            u32::from(eight)
-        }
-    }
-
-    impl<const MORE: bool> Probe for Permuted<MORE> {
-        #[inline(always)]
-        fn slots(self, home: &IndexLine, next: &IndexLine, wanted: u64) -> u32 {
-            let mut slots = self.line(home, wanted) | self.line(next, wanted) << NEXT;
-            if MORE {
-                for slot in 8..self.format.slots() {
-                    slots |= u32::from(self.format.holds(home, slot, wanted)) << slot;
-                    slots |= u32::from(self.format.holds(next, slot, wanted)) << (NEXT + u32::from(slot));
-                }
-            }
-            slots
         }
     }
 }
@@ -200,12 +138,6 @@ mod tests {
                     {
                         if let Some(pairs) = Pairs::new(&format) {
                             assert_eq!(pairs.slots(&lines[0], &lines[1], wanted), plain, "{format:?}");
-                        }
-                        if let Some(permuted) = Permuted::<false>::new(format) {
-                            assert_eq!(permuted.slots(&lines[0], &lines[1], wanted), plain, "{format:?}");
-                        }
-                        if let Some(permuted) = Permuted::<true>::new(format) {
-                            assert_eq!(permuted.slots(&lines[0], &lines[1], wanted), plain, "{format:?}");
                         }
                     }
                 }

@@ -1,10 +1,10 @@
-//! Looks keys up whose values lie in index lines, eight of them a register, with AVX-512.
+//! The batch lookup on CPUs with AVX-512: 64 keys a step, eight of them a register.
 //!
 //! ```text
-//!   64 keys   step s          s + 1                s + 2                    s + 3
-//!             hash,           compare home lines,  compare these,           the lines up to the reach ─▶ answers
-//!             ask for  ─────▶ ask for the next ──▶ ask for those behind ──▶
-//!             home lines      of keys not found    of keys not found
+//!   step s          s + 1                s + 2                 s + 3                    s + 4
+//!   hash,           compare home lines,  compare these,        compare these ─┬─ inline: answers
+//!   ask for  ─────▶ ask for the next ──▶ ask for those up ───▶                └─ ask for records ─▶ answers
+//!   home lines      of keys not found    to the reach
 //! ```
 //!
 //! Two things decide how fast this is (docs/decisions/0008-fast-lookups.md):
@@ -15,241 +15,330 @@
 //!   instructions there. Hence registers of eight keys instead of a loop over keys: half of the instructions.
 //! - **Where lines are asked to.** The second-level cache waits for more lines at once than the first.
 //!
-//! A key whose bits are all zero, which slots not in use look like, and a key of a part that [`Lines`] does not know is
-//! left to whoever takes the window.
+//! A key whose bits are all zero, which slots not in use look like, and a key of a part that [`Lines`] does not know are
+//! left to the sink, as slow.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_add_epi8, _mm512_and_si512, _mm512_andnot_si512, _mm512_cmpeq_epi64_mask, _mm512_loadu_si512,
-    _mm512_maskz_permutexvar_epi8, _mm512_popcnt_epi8, _mm512_set1_epi8, _mm512_set1_epi64, _mm512_shuffle_epi8,
-    _mm512_storeu_si512, _mm512_test_epi8_mask, _mm512_testn_epi64_mask,
+    __m512i, _mm_loadu_si128, _mm512_add_epi16, _mm512_and_si512, _mm512_andnot_si512, _mm512_broadcast_i32x4,
+    _mm512_castsi256_si512, _mm512_cmpeq_epi16_mask, _mm512_cmpeq_epi64_mask, _mm512_cvtepi16_epi8, _mm512_inserti64x4,
+    _mm512_loadu_si512, _mm512_maskz_permutexvar_epi8, _mm512_popcnt_epi16, _mm512_set1_epi8, _mm512_set1_epi16,
+    _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_test_epi8_mask, _mm512_test_epi16_mask,
+    _mm512_testn_epi64_mask, _pext_u32,
 };
 
-use fkv_formats::hash::hash_u64;
-use fkv_formats::table::mem::{IndexLine, LineFormat};
-use fkv_rpc::packed::SectionStatus;
+use fkv_formats::table::mem::{IndexLine, LineFormat, Shape};
+use fkv_rpc::packed::{Keys, SectionStatus};
 
+use super::pipeline::{Sink, WINDOW, Window, ask_for_records, hash};
 use crate::image::{Home, Lines};
 
-/// Keys of a window: one per bit of a word.
-pub(super) const WINDOW: usize = 64;
 /// Windows under way.
-const RING: usize = 4;
+const RING: usize = 5;
 /// Keys of a register.
 const EIGHT: usize = 8;
-/// Slots of a line, at most: one per lane.
-const SLOTS_MAX: u8 = 8;
+/// Slots of a line, at most.
+const SLOTS_MAX: usize = 16;
 /// The reach from which on lines behind the next one hold keys.
 const REACH_BEYOND: u8 = 2;
 
-/// A window whose keys are found, absent or left open.
-pub(super) struct Answers<'w, const WIDTH: usize> {
-    /// Index of the first key.
-    pub(super) first: usize,
-    /// Keys of the window.
-    pub(super) count: usize,
-    /// Bit `i`: key `i` has the value `values[i]`.
-    pub(super) found: u64,
-    /// Bit `i`: this does not tell about key `i`.
-    pub(super) open: u64,
-    pub(super) values: &'w [[u8; WIDTH]; WINDOW],
-}
-
-/// How lines with values of `WIDTH` bytes are compared.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wide<const WIDTH: usize> {
-    /// Byte `i` of lane `s`: where byte `i` of the stored bits of slot `s` is.
-    bytes: __m512i,
-    /// The bytes of the lanes that are stored.
-    stored: u64,
-    /// Bit `s`: there is a slot `s`.
-    slots: u8,
-    /// Where the value of slot `s` is in a line; that of slot 0 for slots that are not there.
-    values: [u8; EIGHT],
+/// Looks all keys up, where the CPU has the instructions and lines the format for it; otherwise gives the sink back.
+pub(super) fn look_up<'a, S: Sink<'a, V>, const V: usize>(
+    lines: &'a Lines,
+    keys: Keys<'_>,
     format: LineFormat,
-}
-
-impl<const WIDTH: usize> Wide<WIDTH> {
-    /// `None` if lines have more slots than lanes or other values, or if the CPU lacks an instruction that this needs.
-    pub(super) fn new(format: LineFormat) -> Option<Self> {
-        if format.slots() > SLOTS_MAX || format.value_width() != Some(WIDTH) || !is_there() {
-            return None;
+    sink: S,
+) -> Result<Result<(), SectionStatus>, S> {
+    if !is_there() {
+        return Err(sink);
+    }
+    // SAFETY: the CPU has what these functions enable.
+    unsafe {
+        if let Some(slots) = Pairs::new(format) {
+            Ok(pass(lines, keys, format, slots, sink))
+        } else if let Some(slots) = Lanes8::<false>::new(format) {
+            Ok(pass(lines, keys, format, slots, sink))
+        } else if let Some(slots) = Lanes8::<true>::new(format) {
+            Ok(pass(lines, keys, format, slots, sink))
+        } else {
+            Err(sink)
         }
-        let lanes = usize::from(format.slots());
-        let value_at = |slot: usize| slot * format.stride() + format.h_bytes();
-        assert!(value_at(lanes - 1) + WIDTH <= size_of::<IndexLine>(), "all values end within their line");
-        let (mut bytes, mut stored) = ([0_u8; 64], 0_u64);
-        for lane in 0..lanes {
-            for byte in 0..format.h_bytes() {
-                bytes[lane * EIGHT + byte] = (lane * format.stride() + byte) as u8;
-                stored |= 1 << (lane * EIGHT + byte);
-            }
-        }
-        let values = std::array::from_fn(|slot| value_at(if slot < lanes { slot } else { 0 }) as u8);
-        // SAFETY: the CPU has AVX-512 F, and 64 bytes are read from an array of 64, at any alignment.
-        let bytes = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
-        Some(Self { bytes, stored, slots: u8::MAX >> (EIGHT - lanes), values, format })
-    }
-
-    /// Looks all keys up; `sink` takes their windows in order.
-    pub(super) fn pass(
-        self,
-        lines: &Lines,
-        keys: &[[u8; 8]],
-        sink: impl FnMut(&Answers<'_, WIDTH>) -> Result<(), SectionStatus>,
-    ) -> Result<(), SectionStatus> {
-        // SAFETY: a `Wide` is made only where the CPU has what this function enables.
-        unsafe { pass(self, lines, keys, sink) }
-    }
-
-    /// The slots of a line that hold `wanted`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vbmi,avx512bw,avx512dq,avx512vl")]
-    fn matching(&self, line: &IndexLine, wanted: u64) -> u8 {
-        // SAFETY: 64 bytes are read from a line of 64, at any alignment.
-        let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-        let stored = _mm512_maskz_permutexvar_epi8(self.stored, self.bytes, line);
-        _mm512_cmpeq_epi64_mask(stored, _mm512_set1_epi64(wanted as i64)) & self.slots
-    }
-
-    /// Where the value of the lowest slot in `slots` is; that of slot 0 if there is none.
-    #[inline]
-    fn value_at(&self, slots: u8) -> u8 {
-        self.values[slots.trailing_zeros() as usize % EIGHT]
-    }
-
-    /// The value at a place that [`Self::values`] has.
-    #[inline(always)]
-    fn value(line: &IndexLine, at: u8) -> [u8; WIDTH] {
-        debug_assert!(usize::from(at) + WIDTH <= line.len(), "the value ends within its line");
-        // SAFETY: `new` has asserted of all places that `WIDTH` bytes from there end within a line.
-        unsafe { line.as_ptr().add(usize::from(at)).cast::<[u8; WIDTH]>().read() }
     }
 }
 
 /// Whether the CPU has all that is used here.
+#[inline]
 fn is_there() -> bool {
-    super::is_wide()
-        && std::arch::is_x86_feature_detected!("avx512bitalg")
-        && std::arch::is_x86_feature_detected!("avx512vpopcntdq")
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512dq")
+        && has!("avx512vl")
+        && has!("avx512vbmi")
+        && has!("avx512bitalg")
+        && has!("avx512vpopcntdq")
+        && has!("avx2")
+        && has!("bmi1")
+        && has!("bmi2")
+        && has!("lzcnt")
+        && has!("popcnt")
 }
 
-/// One number per key of a window, aligned so that eight are one access.
+/// A way to compare the slots of a line. Its values are made, and its methods called, only where [`is_there`] holds.
+trait Slots: Copy {
+    /// The slots that hold `wanted`; those not in use count as holding 0.
+    fn matching(self, line: &IndexLine, wanted: u64) -> u16;
+}
+
+/// Slots with two bytes of `h` at even places: all words of a line are compared at once.
+#[derive(Clone, Copy)]
+struct Pairs {
+    /// Bit `w`: a slot begins at word `w`.
+    begins: u32,
+}
+
+impl Pairs {
+    fn new(format: LineFormat) -> Option<Self> {
+        let fits = format.h_bytes() == 2 && format.stride().is_multiple_of(2);
+        let begins = (0..usize::from(format.slots())).map(|slot| 1 << (slot * format.stride() / 2));
+        fits.then(|| Self { begins: begins.sum() })
+    }
+}
+
+impl Slots for Pairs {
+    #[inline(always)]
+    fn matching(self, line: &IndexLine, wanted: u64) -> u16 {
+        // SAFETY: 64 bytes are read from a line of 64, at any alignment; the CPU has the instructions ([`Slots`]).
+        unsafe {
+            let words = _mm512_loadu_si512(line.as_ptr().cast());
+            let equal = _mm512_cmpeq_epi16_mask(words, _mm512_set1_epi16(wanted as i16));
+            _pext_u32(equal, self.begins) as u16
+        }
+    }
+}
+
+/// Any slots: the stored bits of eight of them gathered into eight lanes by one permutation; of up to sixteen, with `MORE`,
+/// by two.
+#[derive(Clone, Copy)]
+struct Lanes8<const MORE: bool> {
+    /// Byte `i` of lane `s`: where byte `i` of the stored bits of slot `s`, of the first and the second eight, is.
+    bytes: [__m512i; 2],
+    /// The bytes of the lanes that are stored.
+    stored: u64,
+    /// Bit `s`: there is a slot `s`.
+    slots: u16,
+}
+
+impl<const MORE: bool> Lanes8<MORE> {
+    fn new(format: LineFormat) -> Option<Self> {
+        let count = usize::from(format.slots());
+        if count > 2 * EIGHT || (count > EIGHT) != MORE {
+            return None;
+        }
+        let (mut bytes, mut stored) = ([[0_u8; 64]; 2], 0_u64);
+        for slot in 0..count {
+            for byte in 0..format.h_bytes() {
+                let at = slot % EIGHT * EIGHT + byte;
+                bytes[slot / EIGHT][at] = (slot * format.stride() + byte) as u8;
+                stored |= 1 << at;
+            }
+        }
+        // SAFETY: the CPU has AVX-512 F (the caller's check), and 64 bytes are read from arrays of 64.
+        let bytes = bytes.map(|bytes| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) });
+        Some(Self { bytes, stored, slots: u16::MAX >> (16 - count) })
+    }
+}
+
+impl<const MORE: bool> Slots for Lanes8<MORE> {
+    #[inline(always)]
+    fn matching(self, line: &IndexLine, wanted: u64) -> u16 {
+        // SAFETY: 64 bytes are read from a line of 64, at any alignment; the CPU has the instructions ([`Slots`]).
+        unsafe {
+            let line = _mm512_loadu_si512(line.as_ptr().cast());
+            let wanted = _mm512_set1_epi64(wanted as i64);
+            let eight = |bytes| {
+                let stored = _mm512_maskz_permutexvar_epi8(self.stored, bytes, line);
+                u16::from(_mm512_cmpeq_epi64_mask(stored, wanted))
+            };
+            let slots = if MORE { eight(self.bytes[0]) | eight(self.bytes[1]) << EIGHT } else { eight(self.bytes[0]) };
+            slots & self.slots
+        }
+    }
+}
+
+/// One number per key of a window, aligned so that registers of them are one access.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Lanes<T>([T; WINDOW]);
+struct PerKey<T>([T; WINDOW]);
 
-impl Lanes<u8> {
-    /// Volatile, so that the compiler stores each byte when it has it: it would collect eight in a register, for twice the
-    /// price of all the rest.
+impl<T: Copy> PerKey<T> {
+    /// Volatile, so that the compiler stores each number when it has it: it would collect eight in a register, for twice
+    /// the price of all the rest.
     #[inline(always)]
-    fn set(&mut self, key: usize, byte: u8) {
-        // SAFETY: a reference to a byte of ours is valid for a write.
-        unsafe { std::ptr::from_mut(&mut self.0[key]).write_volatile(byte) };
+    fn set(&mut self, key: usize, number: T) {
+        // SAFETY: a reference to a number of ours is valid for a write.
+        unsafe { std::ptr::from_mut(&mut self.0[key]).write_volatile(number) };
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn all(&self) -> __m512i {
-        // SAFETY: 64 bytes are read from 64.
-        unsafe { _mm512_loadu_si512(self.0.as_ptr().cast()) }
+    /// Register `at` of them.
+    #[inline(always)]
+    fn register(&self, at: usize) -> __m512i {
+        let bytes = size_of::<[T; WINDOW]>();
+        assert!(at < bytes / size_of::<__m512i>(), "within the array");
+        // SAFETY: the 64 bytes lie in the array; the CPU has AVX-512 F, or nothing here would run.
+        unsafe { _mm512_loadu_si512(self.0.as_ptr().cast::<__m512i>().add(at)) }
     }
 }
 
 /// What is known of one window under way.
 #[derive(Clone, Copy)]
-struct Window<'a, const WIDTH: usize> {
-    /// The hashes of its keys.
-    hashes: Lanes<u64>,
+struct State<'a, const V: usize> {
+    hashes: PerKey<u64>,
     /// Those bits of the hashes that slots store.
-    wanted: Lanes<u64>,
+    wanted: PerKey<u64>,
     homes: [Home<'a>; WINDOW],
-    values: [[u8; WIDTH]; WINDOW],
+    /// Where the keys found are.
+    lines: [&'a IndexLine; WINDOW],
+    slots: PerKey<u8>,
+    values: [[u8; V]; WINDOW],
     found: u64,
     /// Keys to be looked for in the next line; then in the lines behind it.
     going_on: u64,
-    open: u64,
+    slow: u64,
 }
 
+impl<'a, const V: usize> State<'a, V> {
+    /// Notes that a key is in the lowest slot of `matching`, if any.
+    #[inline(always)]
+    fn put(&mut self, key: usize, line: &'a IndexLine, matching: u16, places: &Places<V>) {
+        let slot = matching.trailing_zeros() as u8;
+        if V > 0 {
+            self.values[key] = places.value(line, places.0[usize::from(slot) % SLOTS_MAX]);
+        } else {
+            self.lines[key] = line;
+            self.slots.0[key] = slot;
+        }
+    }
+}
+
+/// Where the values of slots are in a line: of all slots there may be, each so that `V` bytes end within the line.
+struct Places<const V: usize>([u8; SLOTS_MAX]);
+
+impl<const V: usize> Places<V> {
+    fn new(format: LineFormat) -> Self {
+        let place = |slot: usize| slot * format.stride() + format.h_bytes();
+        Self(std::array::from_fn(|slot| place(slot).min(size_of::<IndexLine>() - V) as u8))
+    }
+
+    /// Those of 64 slots; of the number 16, which stands for none, any.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn of_slots(&self, slots: __m512i) -> __m512i {
+        // SAFETY: 16 bytes are read from an array of 16.
+        let places = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(self.0.as_ptr().cast())) };
+        _mm512_shuffle_epi8(places, _mm512_and_si512(slots, _mm512_set1_epi8(SLOTS_MAX as i8 - 1)))
+    }
+
+    /// The value at one of these places.
+    #[inline(always)]
+    fn value(&self, line: &IndexLine, place: u8) -> [u8; V] {
+        debug_assert!(usize::from(place) + V <= line.len(), "the value ends within its line");
+        // SAFETY: `V` bytes from any of the places end within a line (`new`), and callers have no other.
+        unsafe { line.as_ptr().add(usize::from(place)).cast::<[u8; V]>().read() }
+    }
+}
+
+/// Takes all keys through the steps.
 #[target_feature(
     enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
 )]
-fn pass<'a, const WIDTH: usize>(
-    wide: Wide<WIDTH>,
+fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
     lines: &'a Lines,
-    keys: &[[u8; 8]],
-    mut sink: impl FnMut(&Answers<'_, WIDTH>) -> Result<(), SectionStatus>,
+    keys: Keys<'_>,
+    format: LineFormat,
+    slots: P,
+    mut sink: S,
 ) -> Result<(), SectionStatus> {
     let windows = keys.len().div_ceil(WINDOW);
-    let nothing = Window {
-        hashes: Lanes([0; WINDOW]),
-        wanted: Lanes([0; WINDOW]),
+    let reads_records = S::READS_RECORDS && format.shape() != Shape::Inline;
+    let last_step = if reads_records { 4 } else { 3 };
+    let places = Places::<V>::new(format);
+    let nothing = State {
+        hashes: PerKey([0; WINDOW]),
+        wanted: PerKey([0; WINDOW]),
         homes: [Home::nowhere(); WINDOW],
-        values: [[0; WIDTH]; WINDOW],
+        lines: [Home::nowhere().line(); WINDOW],
+        slots: PerKey([0; WINDOW]),
+        values: [[0; V]; WINDOW],
         found: 0,
         going_on: 0,
-        open: 0,
+        slow: 0,
     };
-    let mut ring: [Window<'a, WIDTH>; RING] = [nothing; RING];
-    let mut last = [[0; 8]; WINDOW];
-    for step in 0..windows + RING - 1 {
-        let [new, old] =
-            ring.get_disjoint_mut([step % RING, step.wrapping_sub(1) % RING]).expect("two windows of the ring");
-        let compares = (1..=windows).contains(&step);
-        match (window_of(keys, step, &mut last), compares) {
-            (Some(keys), true) => ask_and_compare::<true, true, WIDTH>(&wide, lines, keys, new, old),
-            (Some(keys), false) => ask_and_compare::<true, false, WIDTH>(&wide, lines, keys, new, old),
-            (None, true) => ask_and_compare::<false, true, WIDTH>(&wide, lines, &[[0; 8]; WINDOW], new, old),
-            (None, false) => {}
+    let mut ring = [nothing; RING];
+    for step in 0..windows + last_step {
+        let at = |behind: usize| step.wrapping_sub(behind) % RING;
+        let is_under_way = |behind: usize| step >= behind && step - behind < windows;
+        let [new, old] = ring.get_disjoint_mut([at(0), at(1)]).expect("two windows of the ring");
+        if is_under_way(0) {
+            hash(keys, step * WINDOW, &mut new.hashes.0);
         }
-        if step >= 2 && step - 2 < windows {
-            compare_next(&wide, &mut ring[(step - 2) % RING]);
+        match (is_under_way(0), is_under_way(1)) {
+            (true, true) => ask_and_compare::<true, true, P, V>(lines, format, slots, &places, new, old),
+            (true, false) => ask_and_compare::<true, false, P, V>(lines, format, slots, &places, new, old),
+            (false, true) => ask_and_compare::<false, true, P, V>(lines, format, slots, &places, new, old),
+            (false, false) => {}
         }
-        if step >= 3 && step - 3 < windows {
-            let (first, window) = ((step - 3) * WINDOW, &mut ring[(step - 3) % RING]);
-            compare_beyond(&wide, lines, window);
-            let count = (keys.len() - first).min(WINDOW);
-            let asked = u64::MAX >> (WINDOW - count);
-            let Window { found, open, ref values, .. } = *window;
-            sink(&Answers { first, count, found: found & asked, open: open & asked, values })?;
+        if is_under_way(2) {
+            compare_next(slots, &places, &mut ring[at(2)]);
+        }
+        if is_under_way(3) {
+            let window = &mut ring[at(3)];
+            compare_beyond(lines, format, slots, &places, window);
+            let asked = u64::MAX >> (WINDOW - (keys.len() - (step - 3) * WINDOW).min(WINDOW));
+            window.found &= asked;
+            window.slow &= asked;
+            if reads_records {
+                ask_for_records(lines, format, window.found, &window.hashes.0, &window.lines, &window.slots.0);
+            }
+        }
+        if is_under_way(last_step) {
+            let (first, window) = ((step - last_step) * WINDOW, &ring[at(last_step)]);
+            sink.window(&Window {
+                first,
+                count: (keys.len() - first).min(WINDOW),
+                found: window.found,
+                slow: window.slow,
+                hashes: &window.hashes.0,
+                lines: &window.lines,
+                slots: &window.slots.0,
+                values: &window.values,
+            })?;
         }
     }
     Ok(())
 }
 
-/// The keys of a window, if there is such a window; `last` is where the last one is filled up to a whole one.
-#[inline]
-fn window_of<'k>(keys: &'k [[u8; 8]], window: usize, last: &'k mut [[u8; 8]; WINDOW]) -> Option<&'k [[u8; 8]; WINDOW]> {
-    let keys = keys.get(window * WINDOW..).filter(|keys| !keys.is_empty())?;
-    if let Some(whole) = keys.first_chunk() {
-        return Some(whole);
-    }
-    last[..keys.len()].copy_from_slice(keys);
-    Some(last)
-}
-
-/// Asks for the home lines of `keys`, a new window, and compares those of an old one; by turns, so that requests leave
-/// at a steady rate.
+/// Asks for the home lines of a new window, and compares those of an old one; by turns, so that requests leave at a
+/// steady rate.
 #[inline]
 #[target_feature(
     enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
 )]
-fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, const WIDTH: usize>(
-    wide: &Wide<WIDTH>,
+fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: usize>(
     lines: &'a Lines,
-    keys: &[[u8; 8]; WINDOW],
-    new: &mut Window<'a, WIDTH>,
-    old: &mut Window<'a, WIDTH>,
+    format: LineFormat,
+    slots: P,
+    places: &Places<V>,
+    new: &mut State<'a, V>,
+    old: &mut State<'a, V>,
 ) {
-    let (mut slots, mut reaches) = (Lanes([0_u8; WINDOW]), Lanes([0_u8; WINDOW]));
+    let (mut matching, mut reaches) = (PerKey([0_u16; WINDOW]), PerKey([0_u8; WINDOW]));
     for group in 0..WINDOW / EIGHT {
         if ASK {
             // Loops, not `map`: what is called from here without being inlined is compiled without wide instructions.
-            let keys = &keys.as_chunks::<EIGHT>().0[group];
-            let hashes = &mut new.hashes.0.as_chunks_mut::<EIGHT>().0[group];
+            let hashes = &new.hashes.0.as_chunks::<EIGHT>().0[group];
             let wanted = &mut new.wanted.0.as_chunks_mut::<EIGHT>().0[group];
-            for ((h, wanted), key) in hashes.iter_mut().zip(wanted).zip(keys) {
-                *h = hash_u64(u64::from_le_bytes(*key));
-                *wanted = *h & wide.format.mask();
+            for (wanted, h) in wanted.iter_mut().zip(hashes) {
+                *wanted = h & format.mask();
             }
             let homes = &mut new.homes.as_chunks_mut::<EIGHT>().0[group];
             lines.homes(hashes, homes);
@@ -260,7 +349,7 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, const WIDTH: usize>
         if COMPARE {
             for key in group * EIGHT..group * EIGHT + EIGHT {
                 let line = old.homes[key].line();
-                slots.set(key, wide.matching(line, old.wanted.0[key]));
+                matching.set(key, slots.matching(line, old.wanted.0[key]));
                 reaches.set(key, LineFormat::reach(line));
             }
         }
@@ -268,27 +357,38 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, const WIDTH: usize>
     if !COMPARE {
         return;
     }
-    let (slots, reaches) = (slots.all(), reaches.all());
     let mut vague = 0;
-    for (group, wanted) in old.wanted.0.as_chunks::<EIGHT>().0.iter().enumerate() {
-        // SAFETY: 64 bytes are read from eight numbers of 8 bytes.
-        let wanted = unsafe { _mm512_loadu_si512(wanted.as_ptr().cast()) };
+    for group in 0..WINDOW / EIGHT {
+        let wanted = old.wanted.register(group);
         // Where `LineFormat::is_vague` holds.
         vague |= u64::from(_mm512_testn_epi64_mask(wanted, wanted)) << (group * EIGHT);
     }
-    let hit = _mm512_test_epi8_mask(slots, slots) & !vague;
-    // The number of the lowest slot is that of the zeros below it; where there is none, any value is copied.
-    let below = _mm512_andnot_si512(slots, _mm512_add_epi8(slots, _mm512_set1_epi8(-1)));
-    let slot = _mm512_and_si512(_mm512_popcnt_epi8(below), _mm512_set1_epi8(EIGHT as i8 - 1));
-    let values = _mm512_set1_epi64(i64::from_le_bytes(wide.values));
-    let mut places = Lanes([0_u8; WINDOW]);
+    let halves = [matching.register(0), matching.register(1)];
+    let hit = u64::from(_mm512_test_epi16_mask(halves[0], halves[0]))
+        | u64::from(_mm512_test_epi16_mask(halves[1], halves[1])) << 32;
+    // The number of the lowest slot is that of the zeros below it; where there is none, 16.
+    let lowest = halves.map(|slots| {
+        let below = _mm512_andnot_si512(slots, _mm512_add_epi16(slots, _mm512_set1_epi16(-1)));
+        _mm512_cvtepi16_epi8(_mm512_popcnt_epi16(below))
+    });
+    let lowest = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lowest[0]), lowest[1]);
     // SAFETY: 64 bytes are written to an array of 64.
-    unsafe { _mm512_storeu_si512(places.0.as_mut_ptr().cast(), _mm512_shuffle_epi8(values, slot)) };
-    for ((value, home), at) in old.values.iter_mut().zip(&old.homes).zip(places.0) {
-        *value = Wide::value(home.line(), at);
+    unsafe { _mm512_storeu_si512(old.slots.0.as_mut_ptr().cast(), lowest) };
+    if V > 0 {
+        let mut at = PerKey([0_u8; WINDOW]);
+        // SAFETY: 64 bytes are written to an array of 64.
+        unsafe { _mm512_storeu_si512(at.0.as_mut_ptr().cast(), places.of_slots(lowest)) };
+        for ((value, home), at) in old.values.iter_mut().zip(&old.homes).zip(at.0) {
+            *value = places.value(home.line(), at);
+        }
+    } else {
+        for (line, home) in old.lines.iter_mut().zip(&old.homes) {
+            *line = home.line();
+        }
     }
-    old.found = hit;
-    old.open = vague;
+    let reaches = reaches.register(0);
+    old.found = hit & !vague;
+    old.slow = vague;
     old.going_on = _mm512_test_epi8_mask(reaches, reaches) & !hit & !vague;
     for key in bits(old.going_on) {
         old.homes[key].prefetch_behind(1);
@@ -297,14 +397,16 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, const WIDTH: usize>
 
 /// Compares the next lines of the keys that go on, and asks for what is behind them.
 #[inline]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn compare_next<const WIDTH: usize>(wide: &Wide<WIDTH>, window: &mut Window<'_, WIDTH>) {
+#[target_feature(
+    enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
+)]
+fn compare_next<P: Slots, const V: usize>(slots: P, places: &Places<V>, window: &mut State<'_, V>) {
     let mut going_on = 0;
     for key in bits(window.going_on) {
-        let (home, wanted) = (window.homes[key], window.wanted.0[key]);
-        let slots = wide.matching(home.next(), wanted);
-        window.values[key] = Wide::value(home.next(), wide.value_at(slots));
-        let hit = slots != 0;
+        let home = window.homes[key];
+        let matching = slots.matching(home.next(), window.wanted.0[key]);
+        window.put(key, home.next(), matching, places);
+        let hit = matching != 0;
         let goes_on = !hit & (LineFormat::reach(home.line()) >= REACH_BEYOND);
         window.found |= u64::from(hit) << key;
         going_on |= u64::from(goes_on) << key;
@@ -324,44 +426,35 @@ fn compare_next<const WIDTH: usize>(wide: &Wide<WIDTH>, window: &mut Window<'_, 
 
 /// Looks for the keys that still go on in the lines behind the next one.
 #[inline]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn compare_beyond<const WIDTH: usize>(wide: &Wide<WIDTH>, lines: &Lines, window: &mut Window<'_, WIDTH>) {
+#[target_feature(
+    enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
+)]
+fn compare_beyond<'a, P: Slots, const V: usize>(
+    lines: &'a Lines,
+    format: LineFormat,
+    slots: P,
+    places: &Places<V>,
+    window: &mut State<'a, V>,
+) {
     for key in bits(window.going_on) {
         let (home, h) = (window.homes[key], window.hashes.0[key]);
         if lines.is_decoy(home) {
-            window.open |= 1 << key;
+            window.slow |= 1 << key;
             continue;
         }
         // The next line is behind the home line, and those here are behind the next.
-        let distance = wide.format.distance_max(home.line()) as usize;
+        let distance = format.distance_max(home.line()) as usize;
         for line in lines.beyond(home, h).iter().take(distance - 1) {
-            let slots = wide.matching(line, window.wanted.0[key]);
-            if slots != 0 {
-                window.values[key] = Wide::value(line, wide.value_at(slots));
+            let matching = slots.matching(line, window.wanted.0[key]);
+            if matching != 0 {
+                window.put(key, line, matching, places);
                 window.found |= 1 << key;
                 break;
             }
-            if wide.format.ends(line) {
+            if format.ends(line) {
                 break;
             }
         }
-    }
-}
-
-/// Puts the values of the keys in `found` one after the other, and anything behind them; `room` has a place for all.
-#[inline(always)]
-pub(super) fn put_found<const WIDTH: usize>(found: u64, values: &[[u8; WIDTH]], room: &mut [u8]) {
-    if found.count_ones() as usize == values.len() {
-        room.copy_from_slice(values.as_flattened());
-        return;
-    }
-    // Each value goes behind those found before it, and is written over if its key is not found.
-    let mut at = 0;
-    for (offset, value) in values.iter().enumerate() {
-        if let Some(room) = room.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-            *room = *value;
-        }
-        at += WIDTH * (found >> offset & 1) as usize;
     }
 }
 
@@ -374,114 +467,4 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
         // Below the window, which the compiler then need not check.
         bit.map(|bit| bit % WINDOW)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use fkv_env::Env;
-    use fkv_formats::hash::unhash_u64;
-    use fkv_formats::id::{Part, TableUid};
-    use fkv_formats::record::{Key, RecordRef};
-    use fkv_formats::route::part_of;
-    use fkv_formats::schema::{F16Overflow, KeyType, Schema, Storage, TableKind, ValueType};
-    use fkv_formats::table::Profile;
-    use fkv_formats::table::mem::{Probe, build_part};
-    use fkv_rpc::packed::{
-        KeyStatus, Reply, Request, RequestHeader, RequestWriter, SectionHeader, Selector, ValueForm, u64_section_bytes,
-    };
-
-    use super::*;
-    use crate::measure::Table;
-
-    const PARTS: u16 = 40;
-
-    /// A value that tells its key.
-    fn value(h: u64, width: usize) -> Vec<u8> {
-        hash_u64(h).to_le_bytes().iter().cycle().take(width).copied().collect()
-    }
-
-    /// Hashes of the first parts: random ones; ones that share a home, so that they spill over many lines; ones whose
-    /// stored bits are zero. One part is empty, and one so full of one place that it is sorted.
-    fn hashes() -> Vec<u64> {
-        let per_part = u64::MAX / 2400;
-        let mut hashes = Vec::new();
-        for part in (0..u64::from(PARTS)).filter(|part| *part != 7) {
-            let start = part * per_part + per_part / 1000;
-            let mut random = 0x5eed ^ part;
-            for i in 0..900 {
-                random = hash_u64(random.wrapping_add(i));
-                hashes.push(start + ((u128::from(random) * u128::from(per_part / 1000 * 990)) >> 64) as u64);
-            }
-            let crowd = if part == 9 { 5000 } else { 25 };
-            hashes.extend((0..crowd).map(|i| start + per_part / 2 + i));
-            // Bits of no slot.
-            hashes.extend((1..4).map(|i| (start + i * (per_part / 5)) >> 48 << 48));
-        }
-        hashes.sort_unstable();
-        hashes.dedup();
-        hashes.retain(|h| part_of(*h) < Part(PARTS) && part_of(*h) != Part(7));
-        hashes
-    }
-
-    /// Every answer of the server's own path, for batches of every kind of length, must be the model's: keys there and
-    /// not there, of the home line, the next one and those far behind, of sorted and of absent parts, and those that
-    /// look like a slot not in use.
-    #[tokio::test]
-    async fn every_answer_is_that_of_the_model() {
-        let env = Env::real(1).expect("threads");
-        let hashes = hashes();
-        for value_type in [ValueType::F16(1), ValueType::F32(1), ValueType::I64, ValueType::F32(2), ValueType::F32(4)] {
-            let (key, storage, f16_overflow) = (KeyType::U64, Storage::Native, F16Overflow::Reject);
-            let schema = Schema { kind: TableKind::Mem, key, value: value_type, storage, f16_overflow, ttl: false };
-            let width = value_type.fixed_width().expect("numbers");
-            let model: BTreeMap<u64, Vec<u8>> = hashes.iter().map(|h| (*h, value(*h, width))).collect();
-            let parts: Vec<_> = (0..PARTS)
-                .filter(|part| *part != 7)
-                .map(|part| {
-                    let records: Vec<RecordRef<'_>> = model
-                        .iter()
-                        .filter(|(h, _)| part_of(**h) == Part(part))
-                        .map(|(h, value)| RecordRef::new(Key::U64(unhash_u64(*h)), 0, Some(value)))
-                        .collect();
-                    let (layout, bytes) =
-                        build_part(&schema, Profile::CURRENT, Part(part), &records, Vec::new()).expect("built");
-                    assert_eq!(layout.probe() == Probe::Sorted, part == 9, "part {part}");
-                    (Part(part), layout, bytes)
-                })
-                .collect();
-            let table = Table::new(&env, schema, &parts).expect("an image");
-            let mut asked: Vec<u64> = hashes.iter().flat_map(|h| [*h, *h ^ 1, h.wrapping_add(1 << 50)]).collect();
-            asked.extend([0, u64::MAX, u64::MAX / 2]);
-            for length in [1, 2, 63, 64, 65, 127, 128, 129, 300, 4096] {
-                for hashes in asked.chunks(length).take(if length < 300 { 50 } else { usize::MAX }) {
-                    check(&table, &model, hashes);
-                }
-            }
-        }
-    }
-
-    fn check(table: &Table, model: &BTreeMap<u64, Vec<u8>>, hashes: &[u64]) {
-        let header = SectionHeader { table: TableUid(1), selector: Selector::Aligned, form: ValueForm::Native };
-        let mut writer = RequestWriter::new(
-            RequestHeader { canary: false, generation: 0, read_ts_ms: 0 },
-            u64_section_bytes(hashes.len()),
-        );
-        writer.u64_section(header, hashes.iter().map(|h| unhash_u64(*h)));
-        let reply = table.answer(&Request::parse(writer.finish()).expect("a request"));
-        let reply = Reply::parse(reply).expect("a reply");
-        let section = reply.section(0).expect("one section");
-        let mut answers = section.answers();
-        for h in hashes {
-            let (status, value) = answers.next().expect("an answer a key");
-            let here = part_of(*h) < Part(PARTS) && part_of(*h) != Part(7);
-            let expected = match model.get(h) {
-                Some(value) => (KeyStatus::Found, &value[..]),
-                None if here => (KeyStatus::Absent, &[][..]),
-                None => (KeyStatus::NotHere, &[][..]),
-            };
-            assert_eq!((status, value), expected, "hash {h:#x}");
-        }
-    }
 }
