@@ -275,7 +275,7 @@ fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
     };
     let mut ring = [nothing; RING];
     for step in 0..windows + last_step {
-        let at = |behind: usize| step.wrapping_sub(behind) % RING;
+        let at = |behind: usize| (step + RING - behind) % RING;
         let is_under_way = |behind: usize| step >= behind && step - behind < windows;
         let [new, old] = ring.get_disjoint_mut([at(0), at(1)]).expect("two windows of the ring");
         if is_under_way(0) {
