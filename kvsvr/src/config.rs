@@ -29,12 +29,16 @@ pub struct KvConfig {
     pub insecure: bool,
     /// Where local files and STATE live. Belongs to this server alone.
     pub data_dir: PathBuf,
-    /// Most bytes that images may occupy in memory.
+    /// Most bytes of memory for images, for the buffers of reads (`io.buffer_bytes`, `io.long_buffer_bytes_max`) and for the
+    /// record cache. The last two are set aside at the start.
     pub memory_bytes_max: u64,
     /// Most bytes that local files may occupy.
     pub disk_bytes_max: u64,
     /// Most bytes per second that loads may read from the store; 0 means no limit.
     pub load_bytes_per_s: u64,
+    /// Most bytes per second that are read of local files to find out what else is damaged, once something is; 0 means no
+    /// limit.
+    pub scrub_bytes_per_s: u64,
     /// How many ranged reads one load keeps in flight.
     pub load_reads: usize,
     /// Longest of these reads, in bytes.
@@ -77,6 +81,8 @@ pub struct IoConfig {
     pub long_buffer_bytes_max: u64,
     /// Files that are registered with the rings. Reads of files beyond that cost a little more.
     pub files_max: u32,
+    /// Threads that compute what requests that read local files need: hashes, checksums, replies; 0: one per core.
+    pub lookup_threads: usize,
 }
 
 /// What reads local files.
@@ -102,6 +108,7 @@ impl Default for IoConfig {
             buffer_bytes: 32 << 20,
             long_buffer_bytes_max: 64 << 20,
             files_max: 1024,
+            lookup_threads: 0,
         }
     }
 }
@@ -123,6 +130,11 @@ pub struct RequestLimits {
     pub concurrent_max: usize,
     /// Requests that may wait for their turn.
     pub queue_max: usize,
+    /// Requests that read local files, answered at once. They do not count among the others: a device that is slow or
+    /// stuck holds up no table in memory.
+    pub ssd_concurrent_max: usize,
+    /// Requests that may wait for their turn to read local files.
+    pub ssd_queue_max: usize,
     /// HTTP/2 streams of one connection.
     pub streams_max: u32,
 }
@@ -136,6 +148,8 @@ impl Default for RequestLimits {
             reply_memory_bytes_max: 1 << 30,
             concurrent_max: 256,
             queue_max: 1024,
+            ssd_concurrent_max: 128,
+            ssd_queue_max: 512,
             streams_max: 256,
         }
     }
@@ -153,6 +167,7 @@ impl Default for KvConfig {
             memory_bytes_max: 4 << 30,
             disk_bytes_max: 64 << 30,
             load_bytes_per_s: 0,
+            scrub_bytes_per_s: 64 << 20,
             load_reads: 8,
             load_read_bytes: 8 << 20,
             group_bytes: 128 << 20,
@@ -181,6 +196,18 @@ impl KvConfig {
         const LEAST: u64 = 1 << 20;
         let bytes = self.record_cache_bytes.min(self.memory_bytes_max / 16);
         if bytes < LEAST { 0 } else { bytes }
+    }
+
+    /// What is set aside at the start does not fit.
+    pub(crate) fn buffers_do_not_fit(&self, why: &str) -> BadConfig {
+        let reason = format!(
+            "the buffers for reads of local files (io.buffer_bytes = {}, io.long_buffer_bytes_max = {}) and the record \
+             cache ({} bytes) do not fit, and images need memory beside them: {why}; raise it, or lower those",
+            self.io.buffer_bytes,
+            self.io.long_buffer_bytes_max,
+            self.cache_bytes(),
+        );
+        BadConfig { field: "memory_bytes_max", reason }
     }
 
     /// Checks what the types cannot.
@@ -215,6 +242,7 @@ impl KvConfig {
             ("io.rings", self.io.rings),
             ("io.pread_threads", self.io.pread_threads),
             ("io.in_flight_max", self.io.in_flight_max),
+            ("io.lookup_threads", self.io.lookup_threads),
         ] {
             if value > IO_COUNT_MAX {
                 return bad(field, &format!("must be at most {IO_COUNT_MAX}"));
@@ -235,12 +263,18 @@ impl KvConfig {
             ("limits.request_bytes_max", self.limits.request_bytes_max as u64),
             ("limits.reply_bytes_max", self.limits.reply_bytes_max as u64),
             ("limits.concurrent_max", self.limits.concurrent_max as u64),
+            ("limits.ssd_concurrent_max", self.limits.ssd_concurrent_max as u64),
             ("limits.streams_max", u64::from(self.limits.streams_max)),
         ];
-        match positive.into_iter().find(|(_, value)| *value == 0) {
-            Some((field, _)) => bad(field, "must be at least 1"),
-            None => Ok(()),
+        if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return bad(field, "must be at least 1");
         }
+        let buffers = self.io.buffer_bytes.saturating_add(self.io.long_buffer_bytes_max);
+        let fixed = buffers.saturating_add(self.cache_bytes());
+        if fixed >= self.memory_bytes_max {
+            return Err(self.buffers_do_not_fit(&format!("{fixed} bytes of {}", self.memory_bytes_max)));
+        }
+        Ok(())
     }
 
     /// The lease's time to live.
@@ -278,6 +312,9 @@ mod tests {
         assert!(config.validate().expect_err("one buffer").to_string().contains("io.buffer_bytes"));
         config = KvConfig { io: IoConfig { in_flight_max: 0, ..IoConfig::default() }, ..usable() };
         assert!(config.validate().expect_err("no reads").to_string().contains("io.in_flight_max"));
+        config = KvConfig { memory_bytes_max: 96 << 20, ..usable() };
+        let refused = config.validate().expect_err("the buffers take it all").to_string();
+        assert!(refused.contains("memory_bytes_max") && refused.contains("io.long_buffer_bytes_max"), "{refused}");
         config = KvConfig { server: "a/b".into(), ..usable() };
         assert!(config.validate().expect_err("bad name").to_string().contains("`server`"));
         config = KvConfig { data_dir: PathBuf::new(), ..usable() };

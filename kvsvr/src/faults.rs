@@ -6,8 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use fkv_formats::id::{ContentId, Part, TableUid};
 use tokio::sync::Notify;
 
+/// A part, and the local file whose bytes of it are not what was written. The part may be good in another file.
+pub(crate) type DamagedPart = (Part, String);
+
 /// Damaged parts by image.
-pub(crate) type Damage = BTreeMap<(TableUid, ContentId), BTreeSet<Part>>;
+pub(crate) type Damage = BTreeMap<(TableUid, ContentId), BTreeSet<DamagedPart>>;
 
 /// Where lookups leave word of damage.
 #[derive(Debug, Default)]
@@ -17,10 +20,10 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Notes that a part of an image cannot be read as it was written.
-    pub(crate) fn note(&self, uid: TableUid, content: ContentId, part: Part) {
+    /// Notes that a part of an image cannot be read as it was written to a file.
+    pub(crate) fn note(&self, uid: TableUid, content: ContentId, damaged: DamagedPart) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if noted.entry((uid, content)).or_default().insert(part) {
+        if noted.entry((uid, content)).or_default().insert(damaged) {
             self.news.notify_one();
         }
     }

@@ -28,6 +28,8 @@ mod server;
 mod service;
 mod state_file;
 mod table;
+#[cfg(test)]
+mod testing;
 mod throttle;
 mod watch;
 

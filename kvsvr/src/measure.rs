@@ -25,6 +25,7 @@ use crate::ledger::Ledger;
 use crate::load::{LoadRequest, Loaded, Loader};
 use crate::lookup::{Batch, Conversion, DiskReader, answer_keys, put_read, read_keys};
 use crate::table::LoadStart;
+use crate::throttle::Throttle;
 
 const CONTENT: ContentId = ContentId([1; 32]);
 const REPLY_BYTES_MAX: usize = 64 << 20;
@@ -161,10 +162,10 @@ impl Loads {
             images_dir,
             io: crate::io::open(&config.io)?,
             cache: RecordCache::new(config.cache_bytes())?,
-            cache_room: Default::default(),
             reads: config.load_reads,
             read_bytes: config.load_read_bytes,
             group_bytes: config.group_bytes,
+            scrub_throttle: Throttle::new(config.scrub_bytes_per_s),
         };
         Ok(Self { loader, uid, record, _reaper: task })
     }

@@ -10,8 +10,12 @@
 //! up to which desired state metadata has acknowledged every report: an image that the desired state with that number
 //! no longer names may be dropped, because no report that counts names it. What metadata has acknowledged is compared
 //! with what it shows later: a store restored from a snapshot may have undone it.
+//!
+//! A claim that an earlier process of the same server id left behind is evicted, so that a restart does not wait for
+//! its lease. Two that run at once would evict each other for ever: whoever finds a slot taken that it has claimed
+//! itself before is the older one. It evicts nothing more, and waits until the other's claims are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +24,8 @@ use fkv_formats::id::{Slot, TableUid};
 use fkv_meta::lease::{LeaseKeeper, LeaseState};
 use fkv_meta::record::{Held, Report, SlotClaim};
 use fkv_meta::store::{Compare, LeaseId, MetaError, Op, Revision, Txn, TxnOutcome};
-use fkv_meta::{ChangeError, Meta, Refusal, View, txn};
+use fkv_meta::txn::ClaimStep;
+use fkv_meta::{Meta, Refusal, Stamped, View, txn};
 use tokio::sync::watch;
 
 /// What the reports should say. Numbers grow with every change.
@@ -65,6 +70,10 @@ impl Reporter {
             claims: BTreeMap::new(),
             seen: Revision(0),
             lease: None,
+            leases: VecDeque::new(),
+            once_claimed: BTreeSet::new(),
+            is_superseded: false,
+            rests_until: Duration::ZERO,
             complained: BTreeMap::new(),
         };
         let task = env.spawn.spawn("reporter", Box::pin(work.run(keeper, stopped)));
@@ -123,8 +132,22 @@ struct Work {
     /// The revision of the view looked at last.
     seen: Revision,
     lease: Option<LeaseId>,
+    /// The leases that claims of this process may hang on, newest last.
+    leases: VecDeque<LeaseId>,
+    /// The slots that this process has claimed in its life: who claims them now came later.
+    once_claimed: BTreeSet<Slot>,
+    /// Whether another process of the same server id has taken a slot from this one.
+    is_superseded: bool,
+    /// Nothing is claimed before this monotonic time: who evicted a claim of this process needs a moment to make its own.
+    rests_until: Duration,
     /// What was last logged about a slot that cannot be claimed.
     complained: BTreeMap<Slot, String>,
+}
+
+/// A claim that stands, and the lease it hangs on.
+struct StandingClaim {
+    claim: Stamped<SlotClaim>,
+    lease: Option<LeaseId>,
 }
 
 /// How a round over all slots ended.
@@ -141,6 +164,10 @@ enum Round {
 impl Work {
     /// How long metadata may take for the goodbye of a server that goes down.
     const GOODBYE_MAX: Duration = Duration::from_secs(2);
+    /// How many of its leases a process remembers. What hung on an older one has ended with it.
+    const LEASES_MAX: usize = 8;
+    /// The pause after a claim was gone though its lease was not.
+    const REST: Duration = Duration::from_secs(1);
 
     async fn run(mut self, keeper: LeaseKeeper, mut stopped: watch::Receiver<bool>) {
         let mut lease_state = keeper.subscribe();
@@ -205,6 +232,12 @@ impl Work {
             }
             self.claims.clear();
             self.lease = held;
+            if let Some(lease) = held {
+                self.leases.push_back(lease);
+                if self.leases.len() > Self::LEASES_MAX {
+                    self.leases.pop_front();
+                }
+            }
         }
     }
 
@@ -213,10 +246,11 @@ impl Work {
         let view = Arc::clone(&self.views.borrow());
         let fell = has_fallen(&view, self.seen);
         self.seen = view.revision();
+        let claimed = self.claims.len();
         self.claims.retain(|slot, claimed| {
             let gone = is_gone(&view, slot, claimed.incarnation);
             if gone {
-                tracing::warn!(%slot, "the claim of the slot is gone; claiming it again");
+                tracing::warn!(%slot, "the claim of the slot is gone; claiming it again if nobody else does");
             }
             if !gone && claimed.standing.is_some() && (fell || claimed.is_undone(&view, slot)) {
                 tracing::warn!(%slot, "metadata no longer has what was reported; reporting again");
@@ -224,6 +258,13 @@ impl Work {
             }
             !gone
         });
+        if self.claims.len() < claimed {
+            self.rest();
+        }
+    }
+
+    fn rest(&mut self) {
+        self.rests_until = self.env.clock.monotonic() + Self::REST;
     }
 
     async fn round(&mut self, desired: &Desired) -> Round {
@@ -238,6 +279,10 @@ impl Work {
                     round = Round::Failed;
                 }
             }
+        }
+        if round == Round::Settled && self.is_superseded {
+            tracing::info!("all slots are claimed by this process again: the other one of its server id is gone");
+            self.is_superseded = false;
         }
         round
     }
@@ -310,26 +355,85 @@ impl Work {
         if self.meta.claim(slot).await?.is_some_and(|claim| claim.created.0 == incarnation) {
             tracing::info!(%slot, "an earlier report arrived late; reporting again");
         } else {
-            tracing::warn!(%slot, "the report was refused because the claim is gone; claiming the slot again");
+            tracing::warn!(%slot, "the report was refused because the claim is gone");
             self.claims.remove(slot);
+            self.rest();
         }
         Err(MetaError::Ambiguous("the report was refused".to_owned()))
     }
 
+    /// Claims a slot and gives the incarnation; `None` if another process holds it.
     async fn claim_slot(&mut self, slot: &Slot, lease: LeaseId) -> Result<Option<u64>, MetaError> {
-        match self.meta.claim_slot(slot, &self.claim, lease).await {
-            Ok(incarnation) => {
-                tracing::info!(%slot, incarnation, "slot claimed");
-                self.complained.remove(slot);
-                self.claims.insert(slot.clone(), Claimed { incarnation, standing: None });
-                Ok(Some(incarnation))
+        if self.env.clock.monotonic() < self.rests_until {
+            return Ok(None);
+        }
+        // What stood at first may be evicted; what stands right behind it was made by somebody else meanwhile, and is
+        // looked at again after the pause that follows a failure.
+        for _ in 0..2 {
+            let standing = self.standing_claim(slot).await?;
+            if let Some(standing) = &standing
+                && self.is_of_newer_process(slot, standing)
+            {
+                self.yield_to(slot, &standing.claim.value.addr);
+                return Ok(None);
             }
-            Err(ChangeError::Refused(refusal)) => {
-                self.complain(slot, &refusal);
-                Ok(None)
+            let standing = standing.map(|standing| standing.claim);
+            let topology = self.meta.topology().await?;
+            let planned = topology.ok_or(Refusal::NoTopology).and_then(|topology| {
+                txn::claim_slot(&self.meta.keys, &topology, slot, standing.as_ref(), &self.claim, lease)
+            });
+            let planned = match planned {
+                Ok(planned) => planned,
+                Err(refusal) => {
+                    self.complain(slot, &refusal);
+                    return Ok(None);
+                }
+            };
+            match (self.meta.run(planned.txn).await?, planned.after) {
+                (TxnOutcome::Committed(incarnation), ClaimStep::Claimed) => {
+                    tracing::info!(%slot, incarnation = incarnation.0, "slot claimed");
+                    self.complained.remove(slot);
+                    self.once_claimed.insert(slot.clone());
+                    self.claims.insert(slot.clone(), Claimed { incarnation: incarnation.0, standing: None });
+                    return Ok(Some(incarnation.0));
+                }
+                (TxnOutcome::Committed(_), ClaimStep::Evicted) => {
+                    let addr = standing.map_or(String::new(), |standing| standing.value.addr);
+                    tracing::warn!(
+                        %slot, server = %self.claim.server, %addr,
+                        "the claim that an earlier process of this server id left behind is evicted"
+                    );
+                }
+                (TxnOutcome::Refused, _) => break,
             }
-            Err(ChangeError::Contended) => Err(MetaError::Ambiguous("others kept claiming the slot".to_owned())),
-            Err(ChangeError::Meta(error)) => Err(error),
+        }
+        Err(MetaError::Ambiguous("the slot was claimed by somebody else meanwhile".to_owned()))
+    }
+
+    async fn standing_claim(&self, slot: &Slot) -> Result<Option<StandingClaim>, MetaError> {
+        let Some(entry) = self.meta.store.get(&self.meta.keys.claim(slot)).await? else { return Ok(None) };
+        let lease = entry.lease;
+        Ok(Some(StandingClaim { claim: Stamped::decode(entry)?, lease }))
+    }
+
+    /// Whether a claim is of a process that was started under the same server id after this one.
+    fn is_of_newer_process(&self, slot: &Slot, standing: &StandingClaim) -> bool {
+        let is_own = standing.lease.is_some_and(|lease| self.leases.contains(&lease));
+        let came_later = self.is_superseded || self.once_claimed.contains(slot);
+        standing.claim.value.server == self.claim.server && !is_own && came_later
+    }
+
+    /// Leaves a slot, and all that are taken, to another process.
+    fn yield_to(&mut self, slot: &Slot, addr: &str) {
+        self.is_superseded = true;
+        let text = format!(
+            "another process with the same server id `{}` is alive, at {addr}, and has claimed the slot: this one, \
+             which is older, leaves it the slot until its claim ends. Stop one of them, or give it a server id of its own",
+            self.claim.server
+        );
+        if self.complained.get(slot) != Some(&text) {
+            tracing::error!(%slot, "ALERT: {text}");
+            self.complained.insert(slot.clone(), text);
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fkv_env::{Clock, Env, Files, TaskHandle};
+use fkv_env::{Clock, Env, FileLock, Files, RayonPool, TaskHandle};
 use fkv_formats::id::TableUid;
 use fkv_meta::Meta;
 use fkv_meta::key::Keys;
@@ -26,15 +26,18 @@ use crate::fence::World;
 use crate::fetch::Fetcher;
 use crate::image::{LocalFile, LocalImage, Reaper, Registry};
 use crate::io as block_io;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Reservation};
 use crate::load::Loader;
 use crate::lookup::DiskReader;
 use crate::report::Reporter;
-use crate::service::{HoldUntilSent, KvService};
+use crate::service::{HoldUntilSent, KvService, SsdParts};
 use crate::state_file::{self, FileState, IMAGES_DIR, State, StateError, StateWriter};
 use crate::table::{Shelved, Table};
+use crate::throttle::Throttle;
 use crate::watch::{Controller, Parts};
 
+/// Name of the file below the data directory that whoever uses it has locked.
+const LOCK_FILE: &str = "LOCK";
 /// Window of a stream and of a connection, in bytes.
 const WINDOW_BYTES: u32 = 8 << 20;
 /// How long requests may take to end at shutdown.
@@ -83,6 +86,10 @@ pub struct KvServer {
     control: TaskHandle,
     _others: Vec<TaskHandle>,
     _mirror: Mirror,
+    /// Memory of the buffers for reads and of the record cache.
+    _fixed: Reservation,
+    /// Keeps other processes from the data directory.
+    _lock: Option<Box<dyn FileLock>>,
 }
 
 impl KvServer {
@@ -100,7 +107,7 @@ impl KvServer {
         let addr = listener.local_addr().map_err(|error| StartError::Listen { addr: config.listen, error })?;
 
         let ledger = Ledger::new(config.memory_bytes_max, config.disk_bytes_max);
-        let state = open_data_dir(&env, &config).await?;
+        let DataDir { state, lock } = open_data_dir(&env, &config).await?;
         let (world, tables) = restore(state, &ledger);
 
         let registry = Arc::new(Registry::new());
@@ -114,6 +121,9 @@ impl KvServer {
         let reporter = Reporter::start(&env, meta.clone(), mirror.subscribe(), config.lease_ttl(), claim);
         let io = block_io::open(&config.io).map_err(StartError::Io)?;
         let cache = RecordCache::new(config.cache_bytes()).map_err(StartError::Io)?;
+        // For good, whether tables on SSD come or not: what is registered is locked in memory already.
+        let fixed = io.memory_bytes().saturating_add(cache.counts().memory_bytes);
+        let fixed = ledger.reserve(fixed, 0).map_err(|refused| config.buffers_do_not_fit(&refused.to_string()))?;
         let faults = Arc::new(Faults::default());
         let loader = Arc::new(Loader {
             env: env.clone(),
@@ -124,10 +134,10 @@ impl KvServer {
             images_dir: config.data_dir.join(IMAGES_DIR),
             io: Arc::clone(&io),
             cache: Arc::clone(&cache),
-            cache_room: Default::default(),
             reads: config.load_reads,
             read_bytes: config.load_read_bytes,
             group_bytes: config.group_bytes,
+            scrub_throttle: Throttle::new(config.scrub_bytes_per_s),
         });
         let (ready_sender, ready) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -150,9 +160,11 @@ impl KvServer {
         );
         let control = env.spawn.spawn("controller", Box::pin(controller.run()));
 
-        let disk = DiskReader { io, cache, faults };
+        // Not the CPU pool of `env`: see the service.
+        let cpu = Arc::new(RayonPool::new(config.io.lookup_threads).map_err(StartError::Io)?);
+        let ssd = SsdParts { reader: DiskReader { io, cache, faults }, cpu };
         let service =
-            KvService::new(&env, &config.module, &config.server, &config.limits, registry, Arc::clone(&ledger), disk);
+            KvService::new(&env, &config.module, &config.server, &config.limits, registry, Arc::clone(&ledger), ssd);
         let (router, health_task) = router(&env, &config, service, ready.clone())?;
         let incoming = fkv_env::incoming(listener, Arc::clone(&env.clock));
         let mut serving_stopped = stopped;
@@ -178,6 +190,8 @@ impl KvServer {
             control,
             _others: vec![reaper_task, health_task],
             _mirror: mirror,
+            _fixed: fixed,
+            _lock: lock,
         })
     }
 
@@ -256,8 +270,14 @@ fn router(
     Ok((router, health_task))
 }
 
-/// Makes the data directory usable and reads STATE.
-async fn open_data_dir(env: &Env, config: &KvConfig) -> Result<State, StartError> {
+/// A data directory that is this server's.
+struct DataDir {
+    state: State,
+    lock: Option<Box<dyn FileLock>>,
+}
+
+/// Makes the data directory usable, keeps others from it, and reads STATE.
+async fn open_data_dir(env: &Env, config: &KvConfig) -> Result<DataDir, StartError> {
     let (files, config) = (Arc::clone(&env.files), config.clone());
     let refused =
         |dir: &std::path::Path, reason: String| StartError::DataDir { dir: dir.display().to_string(), reason };
@@ -269,17 +289,29 @@ async fn open_data_dir(env: &Env, config: &KvConfig) -> Result<State, StartError
         .map_err(|reason| refused(&dir, reason))
 }
 
-fn read_data_dir(files: &dyn Files, config: &KvConfig) -> Result<State, String> {
+fn read_data_dir(files: &dyn Files, config: &KvConfig) -> Result<DataDir, String> {
     let dir = &config.data_dir;
     let text = |error: io::Error| error.to_string();
     files.create_dir_all(&dir.join(IMAGES_DIR)).map_err(text)?;
+    // Before anything is read: another process there would write STATE, and remove files as leftovers, beside this one.
+    let lock = match files.lock(&dir.join(LOCK_FILE)) {
+        Ok(lock) => Some(lock),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err("another process is running on it: a data directory belongs to one server at a time".to_owned());
+        }
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            tracing::warn!(%error, "files cannot be locked here: nothing keeps another process from the data directory");
+            None
+        }
+        Err(error) => return Err(text(error)),
+    };
     let state = match state_file::read(files, dir, &config.module, &config.server) {
         Ok(state) => state.unwrap_or_else(|| State::new(&config.module, &config.server)),
         Err(error @ (StateError::Damaged(_) | StateError::Format(_))) => {
             tracing::error!(%error, "STATE cannot be used; it is set aside and everything is loaded anew");
             state_file::set_aside(files, dir).map_err(text)?;
             // The images may still be wanted by whoever looks at what happened.
-            return Ok(State::new(&config.module, &config.server));
+            return Ok(DataDir { state: State::new(&config.module, &config.server), lock });
         }
         Err(error @ (StateError::Io(_) | StateError::Foreign { .. })) => return Err(error.to_string()),
     };
@@ -288,7 +320,7 @@ fn read_data_dir(files: &dyn Files, config: &KvConfig) -> Result<State, String> 
         Ok(removed) => tracing::info!(removed, "leftovers of unfinished loads removed"),
         Err(error) => tracing::warn!(%error, "cannot remove leftovers of unfinished loads"),
     }
-    Ok(state)
+    Ok(DataDir { state, lock })
 }
 
 /// The world and the tables as STATE has them; images are on the shelf until they are loaded.

@@ -4,6 +4,7 @@
 //!   metadata view ─┐                        ┌─▶ picture for requests (flip: one pointer store)
 //!   load ended ────┤                        ├─▶ loads, started and cancelled
 //!   damage read ───┤
+//!   files scrubbed ┤
 //!   reports settled┼─▶ round: every table ──┼─▶ desired reports
 //!   retry due ─────┤      steps             ├─▶ STATE, files to remove
 //!   room was made ─┘                        └─▶ health: ready
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fkv_env::Env;
-use fkv_formats::id::{ContentId, Role, Slot, TableUid};
+use fkv_formats::id::{ContentId, Part, Role, Slot, TableUid};
 use fkv_formats::route::RoleTable;
 use fkv_meta::View;
 use fkv_meta::record::{SectState, Topology};
@@ -27,7 +28,7 @@ use crate::faults::{Damage, Faults};
 use crate::fence::{Behind, World};
 use crate::image::{Entry, PartSet, Picture, Registry};
 use crate::ledger::Ledger;
-use crate::load::{LoadRequest, Loaded, Loader};
+use crate::load::{LoadError, LoadRequest, Loaded, Loader, ScrubStart};
 use crate::report::{Desired, Reporter};
 use crate::state_file::{State, StateWriter};
 use crate::table::{Discarded, Effects, OwnedSlot, Surroundings, Table, Trouble, Wanted};
@@ -37,6 +38,14 @@ struct LoadEnded {
     uid: TableUid,
     id: u64,
     outcome: Result<Loaded, Trouble>,
+}
+
+/// A local file that was read once more.
+struct ScrubEnded {
+    uid: TableUid,
+    content: ContentId,
+    file: String,
+    outcome: Result<Vec<Part>, LoadError>,
 }
 
 /// What the controller works with.
@@ -79,12 +88,17 @@ pub(crate) struct Controller {
     next_load: u64,
     ended: mpsc::UnboundedReceiver<LoadEnded>,
     ended_sender: mpsc::UnboundedSender<LoadEnded>,
+    /// One at a time.
+    scrub_turn: Arc<Semaphore>,
+    scrubbed: mpsc::UnboundedReceiver<ScrubEnded>,
+    scrubbed_sender: mpsc::UnboundedSender<ScrubEnded>,
 }
 
 impl Controller {
     /// A controller that knows `world` and `tables` from STATE.
     pub(crate) fn new(parts: Parts, world: World, tables: BTreeMap<TableUid, Table>) -> Self {
         let (ended_sender, ended) = mpsc::unbounded_channel();
+        let (scrubbed_sender, scrubbed) = mpsc::unbounded_channel();
         let load_slots = Arc::new(Semaphore::new(parts.config.loads_max.min(Semaphore::MAX_PERMITS)));
         Self {
             parts,
@@ -104,6 +118,9 @@ impl Controller {
             next_load: 1,
             ended,
             ended_sender,
+            scrub_turn: Arc::new(Semaphore::new(1)),
+            scrubbed,
+            scrubbed_sender,
         }
     }
 
@@ -134,7 +151,8 @@ impl Controller {
                 changed = self.parts.views.changed() => if changed.is_err() { break },
                 changed = settled.changed() => if changed.is_err() { break },
                 Some(ended) = self.ended.recv() => self.load_ended(ended),
-                damage = faults.next() => self.note_damage(damage),
+                Some(ended) = self.scrubbed.recv() => self.scrub_ended(ended),
+                damage = faults.next() => self.note_damage(&damage),
                 () = wake => {}
                 () = room, if has_room_trouble => self.tables.values_mut().for_each(|table| table.room_was_made(&ledger)),
                 () = told_to_stop(&mut self.parts.stop) => break,
@@ -267,7 +285,7 @@ impl Controller {
     }
 
     fn apply(&mut self, uid: TableUid, effects: Effects, view: &View) {
-        let Effects { retired, discarded, load, flipped_to } = effects;
+        let Effects { retired, discarded, load, scrubs: _, flipped_to } = effects;
         for image in &retired {
             self.parts.loader.reaper.retire(image);
         }
@@ -314,18 +332,18 @@ impl Controller {
     }
 
     /// Goes on without the parts that proved damaged; the next round fetches them.
-    fn note_damage(&mut self, damage: Damage) {
+    fn note_damage(&mut self, damage: &Damage) {
         for ((uid, content), parts) in damage {
-            let Some(table) = self.tables.get_mut(&uid) else { continue };
-            tracing::error!(
-                table = %table.record().name, content = %content.short(), parts = parts.len(),
-                "ALERT: data on local disk is damaged; it is fetched again"
-            );
+            let Some(table) = self.tables.get_mut(uid) else { continue };
             let mut effects = Effects::default();
-            table.note_damage(content, &parts, &mut effects);
-            for image in &effects.retired {
-                self.parts.loader.reaper.retire(image);
+            let count = table.note_damage(*content, parts, &mut effects);
+            if count > 0 {
+                tracing::error!(
+                    table = %table.record().name, content = %content.short(), parts = count,
+                    "ALERT: data on local disk is damaged; it is fetched again"
+                );
             }
+            self.settle(*uid, effects);
         }
     }
 
@@ -336,11 +354,49 @@ impl Controller {
             Some(table) => table.load_ended(id, outcome, self.parts.env.clock.monotonic(), &mut effects),
             None => effects.discarded.extend(outcome.map_or(Vec::new(), |loaded| loaded.fresh_files)),
         }
+        self.settle(uid, effects);
+    }
+
+    /// Does what can be done between rounds.
+    fn settle(&mut self, uid: TableUid, effects: Effects) {
         for image in &effects.retired {
             self.parts.loader.reaper.retire(image);
         }
         if !effects.discarded.is_empty() {
             self.write_state(vec![Box::new(Discarded(effects.discarded))]);
+        }
+        effects.scrubs.into_iter().for_each(|start| self.scrub(uid, start));
+    }
+
+    /// Has a local file read once more.
+    fn scrub(&mut self, uid: TableUid, start: ScrubStart) {
+        let Some(table) = self.tables.get_mut(&uid) else { return };
+        let (loader, sender, turn) =
+            (Arc::clone(&self.parts.loader), self.scrubbed_sender.clone(), Arc::clone(&self.scrub_turn));
+        let file = start.file.local.name.clone();
+        let (content, name) = (start.content, file.clone());
+        let task = async move {
+            let Ok(_turn) = turn.acquire().await else { return };
+            tracing::info!(file, parts = start.parts.iter().count(), "looking for other damage in a local file");
+            let outcome = loader.scrub(uid, &start).await;
+            // Nobody listens any more: the server is going down.
+            let _ = sender.send(ScrubEnded { uid, content, file, outcome });
+        };
+        table.scrub_began(name, self.parts.env.spawn.spawn("scrub", Box::pin(task)));
+    }
+
+    fn scrub_ended(&mut self, ended: ScrubEnded) {
+        let ScrubEnded { uid, content, file, outcome } = ended;
+        match outcome {
+            Ok(damaged) => {
+                tracing::info!(file, damaged = damaged.len(), "looked for other damage in a local file");
+                let damaged = damaged.into_iter().map(|part| (part, file.clone())).collect();
+                self.note_damage(&Damage::from([((uid, content), damaged)]));
+            }
+            Err(error) => tracing::warn!(file, %error, "cannot look for other damage in a local file"),
+        }
+        if let Some(table) = self.tables.get_mut(&uid) {
+            table.scrub_ended(&file);
         }
     }
 

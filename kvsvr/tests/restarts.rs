@@ -4,13 +4,15 @@ mod cluster;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use fkv_formats::hash::hash_u64;
 use fkv_formats::id::Version;
 use fkv_formats::route::part_of;
 use fkv_formats::schema::{KeyType, ValueType};
+use fkv_kvsvr::{IoConfig, KvServer, StartError};
 use fkv_meta::record::{Assignment, RetainOld, SectState};
-use fkv_meta::store::TxnOutcome;
+use fkv_meta::store::{Op, Txn, TxnOutcome};
 use fkv_meta::txn;
 use fkv_rpc::packed::{KeyStatus, SectionStatus, Selector};
 
@@ -330,7 +332,9 @@ async fn a_load_that_does_not_fit_is_refused_and_leaves_the_serving_image_alone(
     let cluster = Cluster::new(&[("a", 1)]).await;
     let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
     let mut config = cluster.config("a-0");
-    config.memory_bytes_max = 3 << 20;
+    // Three mebibytes for images.
+    config.io = IoConfig { buffer_bytes: 1 << 20, long_buffer_bytes_max: 0, ..IoConfig::default() };
+    config.memory_bytes_max = 4 << 20;
     let server = cluster.start_with(config).await;
     let keys: Vec<u64> = (0..2000).collect();
     let (_, first) = cluster.publish("t", 0, &rows(1, COUNT)).await;
@@ -463,4 +467,110 @@ async fn a_joining_sect_preloads_and_a_server_with_two_slots_serves_both() {
     let section = late.section(0).expect("one section");
     assert_eq!(section.status(), SectionStatus::Ok);
     assert_eq!(section.label().served.map(|shown| shown.content), Some(content), "labelled as what it is");
+}
+
+/// Once, both evicted the other's claim for ever, as fast as metadata answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_of_one_server_id_the_older_one_yields_until_the_other_is_gone() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let keys: Vec<u64> = (0..1000).collect();
+    let (version, content) = cluster.publish("t", 0, &rows(1, COUNT)).await;
+    let slot = "a/0".parse().expect("a slot");
+    let start = async |data_dir: &str| {
+        let mut config = cluster.config("a-0");
+        // Leases play no part.
+        (config.lease_ttl_s, config.data_dir) = (3600, cluster.data_dir(data_dir));
+        let server = cluster.start_with(config).await;
+        let addr = server.server.addr().to_string();
+        cluster.wait_meta("the claim", |view| view.claim(&slot).is_some_and(|claim| claim.value.addr == addr)).await;
+        server
+    };
+    let older = start("older").await;
+    cluster.align("t").await;
+    older.wait_serving(uid, content).await;
+    let newer = start("newer").await;
+    cluster.wait_meta("the newer's report", |view| Cluster::reported(view, "a/0", uid) == [content]).await;
+    let claimed = cluster.mirror.view().claim(&slot).expect("claimed").created;
+
+    // The older one looks at the claim again and again, and leaves it.
+    let reads = cluster.meta_switch.claim_reads.load(Ordering::SeqCst);
+    older.wait_status("more looks", |_| cluster.meta_switch.claim_reads.load(Ordering::SeqCst) >= reads + 3).await;
+    assert_eq!(cluster.mirror.view().claim(&slot).expect("claimed").created, claimed, "the newer's claim stands");
+    assert_eq!(check_integers(&older.get(uid, &keys).await, &keys, COUNT), version, "it serves what it has");
+
+    newer.shutdown().await;
+    let addr = older.server.addr().to_string();
+    cluster
+        .wait_meta("the older's claim and report", |view| {
+            let is_claimed = view.claim(&slot).is_some_and(|claim| claim.value.addr == addr);
+            is_claimed && Cluster::reported(view, "a/0", uid) == [content]
+        })
+        .await;
+    // It is the only one now: it is as good as any. The next one takes its turn all the same.
+    let newest = start("newest").await;
+    newest.shutdown().await;
+    older.shutdown().await;
+}
+
+/// Whoever evicts a claim makes its own right behind it: the process that lost it must not be quicker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_taken_away_is_not_made_again_at_once() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let server = cluster.start("a-0").await;
+    let slot = "a/0".parse().expect("a slot");
+    let claimed = cluster.wait_meta("the claim", |view| view.claim(&slot).is_some()).await;
+    let before = claimed.claim(&slot).expect("claimed").created;
+    let gone_at = cluster.env.clock.monotonic();
+    let evict = Txn { compares: vec![], ops: vec![Op::Delete { key: cluster.meta.keys.claim(&slot) }] };
+    cluster.meta.run(evict).await.expect("answered");
+    cluster.wait_meta("another claim", |view| view.claim(&slot).is_some_and(|claim| claim.created != before)).await;
+    assert!(cluster.env.clock.monotonic() - gone_at >= Duration::from_secs(1));
+    server.shutdown().await;
+}
+
+/// Once, a load that took a damaged pack out of use left the parts in it without a file, though they were reported as held:
+/// the next start had to fetch them.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_in_memory_whose_pack_cannot_be_opened_any_more_are_on_disk_again_after_the_next_load() {
+    let cluster = Cluster::new(&[("a", 2)]).await;
+    let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
+    let (zero, one) = (cluster.start("a-0").await, cluster.start("a-1").await);
+    let (_, content) = cluster.publish("t", 0, &rows(1, COUNT)).await;
+    cluster.align("t").await;
+    zero.wait_serving(uid, content).await;
+    let pack = files(&cluster, "a-0", ".pack").remove(0);
+    let len = cluster.env.files.read(&pack).expect("read").len();
+    damage(&cluster, &pack, len - 1);
+    // Another slot wants the other half of the parts.
+    let all = Assignment { server: "a-0".into(), addr: "127.0.0.1:1".into() };
+    cluster.meta.change(|view| txn::add_sect(view, "b", vec![all.clone()])).await.expect("added");
+    cluster.wait_meta("the joining slot's report", |view| Cluster::reported(view, "b/0", uid) == [content]).await;
+    zero.shutdown().await;
+    one.shutdown().await;
+    assert!(!files(&cluster, "a-0", ".pack").contains(&pack));
+
+    cluster.store_switch.set(false);
+    let zero = cluster.start("a-0").await;
+    cluster
+        .wait_meta("both reports", |view| {
+            ["a/0", "b/0"].iter().all(|slot| Cluster::reported(view, slot, uid) == [content])
+        })
+        .await;
+    let keys: Vec<u64> = (0..COUNT).collect();
+    check_integers(&zero.get(uid, &keys).await, &keys, COUNT);
+}
+
+/// Two processes on one directory would remove each other's files as leftovers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_a_running_server_uses_is_refused() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let server = cluster.start("a-0").await;
+    let again =
+        KvServer::start(cluster.env.clone(), cluster.config("a-0"), cluster.meta_switch.clone(), cluster.store());
+    let refused = again.await.expect_err("it is in use");
+    assert!(matches!(refused, StartError::DataDir { .. }), "{refused}");
+    assert!(refused.to_string().contains("another process"), "{refused}");
+    server.shutdown().await;
+    cluster.start("a-0").await.shutdown().await;
 }

@@ -62,6 +62,7 @@ async fn no_answer_mixes_versions_while_loads_flip() {
     let cluster = Cluster::new(&[("a", 1)]).await;
     let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
     let server = Arc::new(cluster.start("a-0").await);
+    let buffers = server.status().await.memory_bytes_used;
     let (_, first) = cluster.publish("t", 0, &rows(1, COUNT)).await;
     cluster.align("t").await;
     server.wait_serving(uid, first).await;
@@ -101,7 +102,27 @@ async fn no_answer_mixes_versions_while_loads_flip() {
     assert_eq!(table.flips, 4);
     let image = table.serving.as_ref().expect("served").memory_bytes;
     // Two images at most: what was replaced twice is gone.
-    server.wait_status("old images to be freed", |status| status.memory_bytes_used <= 2 * image).await;
+    server.wait_status("old images to be freed", |status| status.memory_bytes_used <= buffers + 2 * image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buffers_and_cache_are_in_the_books_from_the_start() {
+    let cluster = Cluster::new(&[("a", 1)]).await;
+    let mut config = cluster.config("a-0");
+    let buffers = config.io.buffer_bytes + config.io.long_buffer_bytes_max;
+    let used = async |config| {
+        let server = cluster.start_with(config).await;
+        let used = server.status().await.memory_bytes_used;
+        server.shutdown().await;
+        used
+    };
+    let with_cache = used(config.clone()).await;
+    config.record_cache_bytes = 0;
+    let without = used(config).await;
+    assert!(without <= buffers && without > buffers - (1 << 20), "whole blocks of {buffers}: {without}");
+    // A sixteenth of a gibibyte, less what does not make a whole chain.
+    let cache = with_cache - without;
+    assert!(cache <= 64 << 20 && cache > 63 << 20, "{cache}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,15 +274,18 @@ async fn a_dropped_table_leaves_nothing_behind() {
     let cluster = Cluster::new(&[("a", 1)]).await;
     let uid = cluster.create_table("t", &schema(KeyType::U64, ValueType::I64)).await;
     let server = cluster.start("a-0").await;
+    let buffers = server.status().await.memory_bytes_used;
     for version in 1..=2 {
         let (_, content) = cluster.publish("t", 0, &rows(version, COUNT)).await;
         cluster.align("t").await;
         server.wait_serving(uid, content).await;
     }
-    assert!(server.status().await.memory_bytes_used > 0);
+    assert!(server.status().await.memory_bytes_used > buffers);
     cluster.meta.change(|view| fkv_meta::txn::drop_table(view, "t", None, 2)).await.expect("dropped");
     server
-        .wait_status("the table to be unloaded", |status| status.tables.is_empty() && status.memory_bytes_used == 0)
+        .wait_status("the table to be unloaded", |status| {
+            status.tables.is_empty() && status.memory_bytes_used == buffers
+        })
         .await;
     let reply = server.get(uid, &[1]).await;
     assert_eq!(reply.section(0).expect("one section").status(), SectionStatus::UnknownTable);

@@ -64,6 +64,9 @@ pub trait FileReader: Send + Sync {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
+/// A file that nobody else can lock. Dropping it gives it up; so does the end of the process, however it ends.
+pub trait FileLock: Send + Sync + Debug {}
+
 /// A local file system.
 pub trait Files: Send + Sync + Debug {
     /// Creates `dir` and its parents.
@@ -121,6 +124,15 @@ pub trait Files: Send + Sync + Debug {
     /// # Errors
     /// As the operating system says.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Locks the file at `path`, which is made if it is not there, against everybody else who locks it, in this process
+    /// or another one. Does not wait.
+    ///
+    /// # Errors
+    /// `WouldBlock` if somebody else has it locked; `Unsupported` where files cannot be; otherwise as the operating system
+    /// says.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} cannot be locked", path.display())))
+    }
     /// Bytes that may still be written under `path`.
     ///
     /// # Errors
@@ -162,7 +174,10 @@ pub trait Files: Send + Sync + Debug {
 #[derive(Clone, Copy, Debug)]
 pub struct OsFiles;
 
+#[derive(Debug)]
 struct OsFile(std::fs::File);
+
+impl FileLock for OsFile {}
 
 impl Write for OsFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -266,6 +281,12 @@ impl Files for OsFiles {
         std::fs::File::open(dir)?.sync_all()
     }
 
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.try_lock()?;
+        Ok(Box::new(OsFile(file)))
+    }
+
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -298,6 +319,18 @@ mod tests {
         let error = file.read_exact_at(&mut buffer, 1).expect_err("one byte is missing");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
+
+    #[test]
+    fn a_locked_file_is_refused_until_it_is_given_up() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("LOCK");
+        let held = OsFiles.lock(&path).expect("nobody has it");
+        let refused = OsFiles.lock(&path).expect_err("it is held");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        assert!(OsFiles.lock(&path).is_ok());
+    }
+
     #[test]
     fn a_link_is_known_as_one_and_described_by_what_it_leads_to() {
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub use clock::{Clock, Elapsed, SystemClock, timeout};
 pub use cpu::{CpuPool, JobPanicked, RayonPool};
 pub use entropy::{Entropy, SeededEntropy, system_entropy};
-pub use files::{DirEntry, FileReader, FileStat, FileWriter, Files, OsFiles};
+pub use files::{DirEntry, FileLock, FileReader, FileStat, FileWriter, Files, OsFiles};
 pub use grpc::{ChannelOptions, GrpcIo, channel, incoming};
 pub use net::{Conn, Listener, Net, TcpNet};
 pub use spawn::{Spawn, TaskHandle, TokioSpawn};

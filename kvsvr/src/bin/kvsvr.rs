@@ -52,7 +52,7 @@ struct Arguments {
     /// Directory for local files and STATE.
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// Most bytes that images may occupy in memory.
+    /// Most bytes of memory for images, buffers of reads and the record cache.
     #[arg(long)]
     memory_bytes_max: Option<u64>,
     /// Form of the log.

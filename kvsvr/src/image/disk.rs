@@ -15,7 +15,7 @@ use fkv_formats::table::blk::BlkLayout;
 use fkv_formats::table::disk::{BlockRead, RecordSpec};
 use fkv_formats::table::idx::{Candidate, IdxLayout};
 
-use super::{Group, LocalFile};
+use super::{Group, LocalFile, keep_used};
 use crate::cache::CacheScope;
 use crate::io::{FileHandle, ReadOp};
 
@@ -23,8 +23,8 @@ use crate::io::{FileHandle, ReadOp};
 #[derive(Clone, Debug)]
 pub(crate) struct DiskFile {
     pub(crate) handle: FileHandle,
-    /// Its share of the ledger.
-    pub(crate) _local: Arc<LocalFile>,
+    /// Its name, and its share of the ledger.
+    pub(crate) local: Arc<LocalFile>,
 }
 
 /// The layout of a part whose blocks are on SSD.
@@ -198,6 +198,18 @@ impl DiskBase {
         }
     }
 
+    /// Lets go of the groups and closes the files that no part is in any more.
+    pub(super) fn let_go_of_unused(&mut self) {
+        let placed = |slot: &Slot| if let Slot::Data(placed) = slot { Some(*placed) } else { None };
+        let groups = keep_used(&mut self.groups, self.slots.iter().filter_map(placed).map(|placed| placed.group));
+        let files = keep_used(&mut self.files, self.slots.iter().filter_map(placed).map(|placed| placed.file));
+        for slot in &mut self.slots {
+            if let Slot::Data(placed) = slot {
+                (placed.group, placed.file) = (groups[placed.group as usize], files[placed.file as usize]);
+            }
+        }
+    }
+
     pub(super) fn reserved_bytes(&self) -> u64 {
         self.groups.iter().map(|group| group.reserved_bytes()).sum()
     }
@@ -217,6 +229,19 @@ impl DiskBase {
                 None => HeldOnDisk::Not,
             },
         }
+    }
+
+    /// The file with a part's blocks, if it has records.
+    pub(crate) fn file_of(&self, part: Part) -> Option<&DiskFile> {
+        match self.slots.get(usize::from(part.0)) {
+            Some(Slot::Data(placed)) => self.files.get(placed.file as usize),
+            None | Some(Slot::Not | Slot::Empty) => None,
+        }
+    }
+
+    /// The file of this name, if parts are read from it.
+    pub(super) fn file(&self, name: &str) -> Option<&DiskFile> {
+        self.files.iter().find(|file| file.local.name == name)
     }
 
     /// The read of a run of a part that this base gave.

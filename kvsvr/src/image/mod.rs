@@ -21,7 +21,7 @@ mod registry;
 use std::sync::Arc;
 
 use fkv_formats::id::{ContentId, PART_COUNT, Part, Version};
-use fkv_formats::table::mem::MemLayout;
+use fkv_formats::table::mem::{LineFormat, MemLayout};
 
 pub(crate) use self::arena::HUGE_PAGE_BYTES;
 pub(crate) use self::disk::{DiskBase, DiskFile, DiskLayout, DiskPart, DiskPlaced, HeldOnDisk, Whereabouts};
@@ -112,8 +112,80 @@ pub(crate) struct Image {
 struct Base {
     groups: Vec<Arc<Group>>,
     slots: Box<[Slot]>,
-    /// Of the parts of `groups`, for lookups.
+    /// Of the parts of `groups`, for lookups; made when the image is finished.
     lines: Lines,
+}
+
+/// Keeps the items whose numbers are among `used`; gives the new number of each by its old one.
+fn keep_used<T>(items: &mut Vec<T>, used: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut is_used = vec![false; items.len()];
+    used.for_each(|number| is_used[number as usize] = true);
+    let mut next = 0;
+    let number = |is_used: &bool| {
+        let number = next;
+        next += u32::from(*is_used);
+        number
+    };
+    let numbers = is_used.iter().map(number).collect();
+    let mut is_used = is_used.into_iter();
+    items.retain(|_| is_used.next() == Some(true));
+    numbers
+}
+
+impl Base {
+    /// Forgets a part; gives the number of its records.
+    fn forget(&mut self, part: Part) -> u64 {
+        match self.slots.get_mut(usize::from(part.0)).map(std::mem::take) {
+            Some(Slot::Data(placed)) => placed.layout.records(),
+            Some(Slot::Not | Slot::Empty) | None => 0,
+        }
+    }
+
+    /// Lets go of the groups that no part is in any more.
+    fn let_go_of_unused(&mut self) {
+        let placed = |slot: &Slot| if let Slot::Data(placed) = slot { Some(placed.group) } else { None };
+        let numbers = keep_used(&mut self.groups, self.slots.iter().filter_map(placed));
+        for slot in &mut self.slots {
+            if let Slot::Data(placed) = slot {
+                placed.group = numbers[placed.group as usize];
+            }
+        }
+    }
+
+    /// Makes the lines of all parts. They are of one format, and parts of another one are looked up slowly: the format
+    /// with the most records is theirs, whatever the order in which parts came.
+    fn find_lines(&mut self) {
+        let mut formats: Vec<(LineFormat, u64)> = Vec::new();
+        for slot in &self.slots {
+            let Slot::Data(placed) = slot else { continue };
+            let Some(format) = placed.layout.line_format() else { continue };
+            match formats.iter_mut().find(|(known, _)| *known == format) {
+                Some((_, records)) => *records += placed.layout.records(),
+                None => formats.push((format, placed.layout.records())),
+            }
+        }
+        // Of equals, the one that comes first.
+        let most = formats.iter().rev().max_by_key(|(_, records)| *records).map(|(format, _)| *format);
+        let mut lines = Lines::new();
+        for (part, slot) in (0..PART_COUNT).map(Part).zip(&self.slots) {
+            match slot {
+                Slot::Not => {}
+                Slot::Empty => lines.add_empty(part),
+                Slot::Data(placed) => {
+                    if most.is_none() || placed.layout.line_format() != most {
+                        continue;
+                    }
+                    let group = &self.groups[placed.group as usize];
+                    let bytes = &group.bytes()[placed.start..placed.start + placed.len];
+                    // SAFETY: the group's memory is read-only and stays mapped until the last `Arc` of it is gone; the
+                    // base, and each clone of it, holds one next to its lines and never gives it away. Lengths were
+                    // compared when the part was added.
+                    unsafe { lines.add(part, bytes, &placed.layout) };
+                }
+            }
+        }
+        self.lines = lines;
+    }
 }
 
 /// Builds an image, from nothing or from one that lacks parts.
@@ -138,11 +210,11 @@ impl ImageBuilder {
         Self { image: Image { content, version, as_of, base, disk, parts, records } }
     }
 
-    /// Forgets parts whose records are on SSD, to add them anew.
+    /// Forgets parts, as far as they are there, to add them anew.
     pub(crate) fn forget(&mut self, parts: impl IntoIterator<Item = Part>) {
-        let Some(disk) = &mut self.image.disk else { return };
         for part in parts {
-            self.image.records -= disk.forget(part);
+            let on_disk = self.image.disk.as_mut().map_or(0, |disk| disk.forget(part));
+            self.image.records -= self.image.base.forget(part) + on_disk;
             self.image.parts.remove(part);
         }
     }
@@ -154,7 +226,6 @@ impl ImageBuilder {
     /// Adds a part that has no records.
     pub(crate) fn add_empty(&mut self, part: Part) {
         self.set(part, Slot::Empty);
-        self.image.base.lines.add_empty(part);
         if let Some(disk) = &mut self.image.disk {
             disk.add_empty(part);
         }
@@ -178,10 +249,6 @@ impl ImageBuilder {
             assert_eq!(placed.len as u64, placed.layout.data_len(), "a part is as long as its layout says");
             self.image.records += placed.layout.records();
             self.set(part, Slot::Data(Placed { group: number, ..placed }));
-            let bytes = &group.bytes()[placed.start..placed.start + placed.len];
-            // SAFETY: the group's memory is read-only and stays mapped until the last `Arc` of it is gone; the base, and
-            // each clone of it, holds one next to its lines and never gives it away. Lengths were compared above.
-            unsafe { self.image.base.lines.add(part, bytes, &placed.layout) };
         }
         self.image.base.groups.push(group);
     }
@@ -196,7 +263,13 @@ impl ImageBuilder {
         self.image.base.slots[usize::from(part.0)] = slot;
     }
 
-    pub(crate) fn finish(self) -> Image {
+    /// The image. What parts were in that were forgotten goes with the images that still use it.
+    pub(crate) fn finish(mut self) -> Image {
+        self.image.base.let_go_of_unused();
+        if let Some(disk) = &mut self.image.disk {
+            disk.let_go_of_unused();
+        }
+        self.image.base.find_lines();
         self.image
     }
 }
@@ -246,6 +319,29 @@ impl Image {
     #[inline]
     pub(crate) const fn lines(&self) -> &Lines {
         &self.base.lines
+    }
+
+    /// Whether it reads the records of a part from the local file of this name.
+    pub(crate) fn reads(&self, part: Part, file: &str) -> bool {
+        self.disk.as_ref().and_then(|disk| disk.file_of(part)).is_some_and(|found| found.local.name == file)
+    }
+
+    /// Whether it reads anything from the local file of this name.
+    pub(crate) fn reads_any(&self, file: &str) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.file(file).is_some())
+    }
+
+    /// The local file of this name, with the parts that are read from it.
+    pub(crate) fn parts_of(&self, file: &str) -> Option<(DiskFile, PartSet)> {
+        let parts = self.parts.iter().filter(|part| self.reads(*part, file)).collect();
+        Some((self.disk.as_ref()?.file(file)?.clone(), parts))
+    }
+
+    /// The same without some of its parts.
+    pub(crate) fn without(&self, parts: impl IntoIterator<Item = Part>) -> Self {
+        let mut builder = ImageBuilder::extending(self);
+        builder.forget(parts);
+        builder.finish()
     }
 
     /// A part, as far as it is here.

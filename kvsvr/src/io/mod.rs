@@ -24,6 +24,8 @@ mod pread;
 mod ring;
 mod schedule;
 #[cfg(test)]
+pub(crate) mod stuck;
+#[cfg(test)]
 mod tests;
 mod uring;
 
@@ -90,6 +92,9 @@ pub(crate) trait BlockIo: Send + Sync + Debug {
 
     /// Counters.
     fn counts(&self) -> IoCounts;
+
+    /// Bytes of memory set aside for buffers. A read longer than all long buffers of its ring together goes beyond it.
+    fn memory_bytes(&self) -> u64;
 }
 
 /// Starts the engine that `config` asks for. Blocks for as long as it takes to start its threads.

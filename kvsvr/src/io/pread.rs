@@ -20,6 +20,7 @@ pub(super) struct Pread {
     bell: Arc<Bell>,
     pool: Arc<Pool>,
     files: Arc<FileTable>,
+    long_bytes_max: u64,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,8 @@ impl Pread {
         let files = FileTable::new(0);
         files.serve(Vec::new());
         // Should a thread not start, dropping the engine stops those before it.
-        let engine = Self { shared: Arc::clone(&shared), bell, pool, files };
+        let long_bytes_max = config.long_buffer_bytes_max;
+        let engine = Self { shared: Arc::clone(&shared), bell, pool, files, long_bytes_max };
         for number in 0..config.pread_threads.max(1) {
             let shared = Arc::clone(&shared);
             // Not from Env: see `super::open`.
@@ -58,6 +60,17 @@ impl Pread {
             thread.spawn(move || shared.work())?;
         }
         Ok(engine)
+    }
+
+    /// Takes over the reads of a lane.
+    pub(super) fn add(&self, lane: NewLane) {
+        let mut scheduler = self.shared.scheduler();
+        // Looked at under the lock: what stops the threads sets it before it takes the lock.
+        if !self.shared.stopping.load(Ordering::SeqCst) {
+            scheduler.add(lane);
+        }
+        drop(scheduler);
+        self.bell.wake();
     }
 }
 
@@ -82,16 +95,7 @@ impl BlockIo for Pread {
     }
 
     fn read(&self, reads: Vec<ReadOp>) -> Batch {
-        let shared = &self.shared;
-        split(reads, std::slice::from_ref(&self.bell), 0, |bell, lane: NewLane| {
-            let mut scheduler = shared.scheduler();
-            // Looked at under the lock: what stops the threads sets it before it takes the lock.
-            if !shared.stopping.load(Ordering::SeqCst) {
-                scheduler.add(lane);
-            }
-            drop(scheduler);
-            bell.wake();
-        })
+        split(reads, std::slice::from_ref(&self.bell), 0, |_, lane| self.add(lane))
     }
 
     fn engine(&self) -> IoEngine {
@@ -100,6 +104,10 @@ impl BlockIo for Pread {
 
     fn counts(&self) -> IoCounts {
         self.shared.counters.with(std::iter::once(&self.pool))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.pool.memory().1 as u64 + self.long_bytes_max
     }
 }
 

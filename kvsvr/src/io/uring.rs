@@ -41,6 +41,7 @@ pub(super) struct Uring {
     counters: Arc<Counters>,
     turn: AtomicUsize,
     granted: Granted,
+    long_bytes_max: u64,
 }
 
 /// What was started, for the log.
@@ -66,8 +67,15 @@ impl Uring {
         let files = FileTable::new(config.files_max);
         let counters = Arc::new(Counters::default());
         let granted = Granted { deferred: false, fixed_buffers: false, fixed_files: false };
-        let mut engine =
-            Self { inboxes: Vec::new(), pools: Vec::new(), files, counters, turn: AtomicUsize::new(0), granted };
+        let mut engine = Self {
+            inboxes: Vec::new(),
+            pools: Vec::new(),
+            files,
+            counters,
+            turn: AtomicUsize::new(0),
+            granted,
+            long_bytes_max: config.long_buffer_bytes_max,
+        };
         for number in 0..rings {
             // Should one not start, dropping the engine stops those before it.
             engine.start_ring(number, limits, config.files_max)?;
@@ -147,6 +155,11 @@ impl BlockIo for Uring {
 
     fn counts(&self) -> IoCounts {
         self.counters.with(self.pools.iter())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let blocks: u64 = self.pools.iter().map(|pool| pool.memory().1 as u64).sum();
+        blocks + self.long_bytes_max
     }
 }
 

@@ -116,6 +116,8 @@ impl Work<'_> {
         let filled = fill::fill(self.loader, &jobs).await?;
         for (part, error) in &filled.bad {
             tracing::warn!(table = %self.uid, %part, %error, "a local part is damaged; fetching it again");
+            let file = packs.find_file(*part, layer.part(*part), self.uid);
+            self.suspects.extend(file.map(|file| file.name.clone()));
         }
         let placed: Vec<(Part, DiskPlaced)> = filled
             .landed
@@ -177,6 +179,8 @@ impl Work<'_> {
             // Of an arena that was not filled to its end, the rest was never touched and takes no memory.
             let filled = resident_room.split(ArenaBuilder::populated_bytes(start as u64), 0);
             let group = Group::new(arena.freeze()?, filled, self.loader.reaper.clone());
+            // Some may have been here already.
+            self.builder.forget(gathered.parts.iter().map(|(part, _)| *part));
             self.builder.add_disk_group(Arc::new(group), gathered.files, &gathered.parts);
         }
         fetched
@@ -261,18 +265,18 @@ impl Work<'_> {
         let file = self.open(written.file.file()).await?;
         let number = u32::try_from(gathered.files.len()).expect("far fewer files than 2^32");
         gathered.files.push(file);
-        for ((part, offset), (layout, start, origin)) in written.parts.iter().zip(written.offsets).zip(residents) {
-            let placed = DiskPlaced { group: 0, start, layout, file: number, blocks_at: offset, origin };
+        for ((part, offset), (layout, start, origin)) in written.parts.iter().zip(&written.offsets).zip(residents) {
+            let placed = DiskPlaced { group: 0, start, layout, file: number, blocks_at: *offset, origin };
             gathered.parts.push((part.part, placed));
         }
-        self.fresh.push(written.file);
+        self.keep_file(written.file, &written.parts);
         Ok(())
     }
 
     async fn open(&self, local: &Arc<LocalFile>) -> Result<DiskFile, LoadError> {
         let (io, path) = (Arc::clone(&self.loader.io), self.loader.images_dir.join(&local.name));
         let handle = self.loader.env.blocking(move || io.register(&path)).await??;
-        Ok(DiskFile { handle, _local: Arc::clone(local) })
+        Ok(DiskFile { handle, local: Arc::clone(local) })
     }
 
     fn found(&self, part: PackPart, origin: Origin, source: fill::Source) -> Result<Found, LoadError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fkv_env::{FileReader, FileWriter, Files};
 use fkv_formats::checksum::Origin;
 use fkv_formats::id::{Part, TableUid};
-use fkv_formats::manifest::PartEntry;
+use fkv_formats::manifest::{Form, Layer, PartEntry};
 use fkv_formats::pack::{DirectoryRead, PackDirectory, PackPart, PackWriter};
 use fkv_formats::schema::Schema;
 use fkv_formats::table::{PartLayout, Profile};
@@ -15,7 +15,7 @@ use fkv_formats::table::{PartLayout, Profile};
 use super::fill::Source;
 use super::group::matching;
 use super::{LoadError, Loader};
-use crate::image::{Group, LocalFile};
+use crate::image::{Group, LocalFile, PartSet};
 use crate::ledger::Reservation;
 
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
@@ -189,9 +189,25 @@ impl LocalPacks {
         self.packs.iter().rev().find_map(|pack| Some((pack, matching(&pack.directory, part, entry, uid)?)))
     }
 
-    /// The usable packs, in order.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Arc<LocalFile>> {
-        self.packs.iter().map(|pack| &pack.file)
+    /// The usable packs in order, those apart of whose parts none would be taken: all of them are in later packs, those
+    /// of `later` among these.
+    pub(super) fn into_needed(self, form: &Form, later: PartSet) -> (Vec<Arc<LocalFile>>, Vec<Arc<LocalFile>>) {
+        let (mut needed, mut superseded, mut taken) = (Vec::new(), Vec::new(), later);
+        for pack in self.packs.into_iter().rev() {
+            let parts = pack.directory.parts.iter().map(|found| found.part).filter(|part| {
+                let has = |layer: &Layer| matching(&pack.directory, *part, layer.part(*part), form.uid).is_some();
+                form.layers.iter().any(has)
+            });
+            let parts: PartSet = parts.collect();
+            if parts.is_subset(&taken) {
+                superseded.push(pack.file);
+            } else {
+                needed.push(pack.file);
+                taken.extend(parts.iter());
+            }
+        }
+        needed.reverse();
+        (needed, superseded)
     }
 
     pub(super) fn unusable(&self) -> impl Iterator<Item = &Arc<LocalFile>> {
@@ -199,7 +215,12 @@ impl LocalPacks {
     }
 }
 
-fn open_pack(files: &dyn Files, path: PathBuf, uid: TableUid) -> Result<(Box<dyn FileReader>, PackDirectory), String> {
+/// Opens a pack and reads its directory, or says what is wrong with it.
+pub(super) fn open_pack(
+    files: &dyn Files,
+    path: PathBuf,
+    uid: TableUid,
+) -> Result<(Box<dyn FileReader>, PackDirectory), String> {
     let reader = files.open(&path).map_err(|error| error.to_string())?;
     let len = reader.len().map_err(|error| error.to_string())?;
     let mut wanted = PackDirectory::TAIL_GUESS.min(len);

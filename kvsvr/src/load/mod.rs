@@ -16,10 +16,12 @@ mod disk;
 mod fill;
 mod group;
 mod local;
+mod scrub;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fkv_env::{Env, JobPanicked};
@@ -37,6 +39,7 @@ use fkv_store::error::StoreError;
 use self::fill::{Filled, Landed, PartJob};
 use self::group::{Directories, Planned, plan_groups};
 use self::local::{FreshFile, GroupPart, LocalPack, LocalPacks, WrittenPack};
+pub(crate) use self::scrub::ScrubStart;
 use crate::cache::RecordCache;
 use crate::fetch::Fetcher;
 use crate::image::arena::Arena;
@@ -44,6 +47,7 @@ use crate::image::{Group, Image, ImageBuilder, LocalFile, LocalImage, PartSet, P
 use crate::io::BlockIo;
 use crate::ledger::{DoesNotFit, Ledger, Reservation};
 use crate::table::{LoadStart, Trouble, TroubleKind};
+use crate::throttle::Throttle;
 
 /// What all loads of a server share.
 #[derive(Debug)]
@@ -59,14 +63,14 @@ pub(crate) struct Loader {
     pub(crate) io: Arc<dyn BlockIo>,
     /// Keeps records that lookups have read.
     pub(crate) cache: Arc<RecordCache>,
-    /// The cache's share of the ledger, from the first table on that needs it.
-    pub(crate) cache_room: Mutex<Option<Reservation>>,
     /// Ranged reads of one load in flight.
     pub(crate) reads: usize,
     /// Longest ranged read.
     pub(crate) read_bytes: u64,
     /// A group is closed when it has this many bytes.
     pub(crate) group_bytes: u64,
+    /// Limits what scrubs read.
+    pub(crate) scrub_throttle: Throttle,
 }
 
 /// What to load.
@@ -90,6 +94,8 @@ pub(crate) struct Loaded {
     pub(crate) unusable_files: Vec<Arc<LocalFile>>,
     /// Local files that this load wrote.
     pub(crate) fresh_files: Vec<Arc<LocalFile>>,
+    /// Names of local files of which a part proved damaged.
+    pub(crate) suspects: BTreeSet<String>,
 }
 
 /// Why a load, or a part of it, failed.
@@ -149,8 +155,12 @@ struct Work<'l> {
     builder: ImageBuilder,
     /// Files written so far; removed unless kept.
     fresh: Vec<FreshFile>,
+    /// The parts in these files.
+    fresh_parts: PartSet,
     /// Packs begun so far.
     fresh_count: usize,
+    /// Local files of which a part proved damaged.
+    suspects: BTreeSet<String>,
     /// Common beginning of the names of the files it writes.
     prefix: String,
 }
@@ -184,11 +194,6 @@ impl Loader {
             None => LocalPacks::default(),
         };
         unusable_files.extend(packs.unusable().cloned());
-        let mut pack_files: Vec<Arc<LocalFile>> = packs.files().cloned().collect();
-
-        if form.schema.kind != TableKind::Mem {
-            self.reserve_cache()?;
-        }
         let builder = match &existing {
             Some(image) => ImageBuilder::extending(image),
             None => {
@@ -196,15 +201,28 @@ impl Loader {
                 ImageBuilder::new(label.content, label.version, form.as_of, disk)
             }
         };
-        let mut work = Work { loader: self, uid, form, builder, fresh: Vec::new(), fresh_count: 0, prefix };
+        let mut work = Work {
+            loader: self,
+            uid,
+            form,
+            builder,
+            fresh: Vec::new(),
+            fresh_parts: PartSet::EMPTY,
+            fresh_count: 0,
+            suspects: BTreeSet::new(),
+            prefix,
+        };
         let missing = match work.load_parts(&parts, &packs, &distrusted).await {
             Ok(()) => None,
             // Nothing at all: what was written goes with `work`.
             Err(error) if work.builder.parts().is_empty() => return Err(error),
             Err(error) => Some(error.trouble(label.content)),
         };
-        let Work { builder, fresh: fresh_packs, .. } = work;
+        let Work { form, builder, fresh: fresh_packs, fresh_parts, suspects, .. } = work;
         let fresh_packs: Vec<Arc<LocalFile>> = fresh_packs.into_iter().map(FreshFile::keep).collect();
+        // A pack whose parts are all in later ones would never be read again, and take the disk's room for ever.
+        let (mut pack_files, superseded) = packs.into_needed(&form, fresh_parts);
+        unusable_files.extend(superseded);
         pack_files.extend(fresh_packs.iter().cloned());
         let mut fresh_files = fresh_packs;
         fresh_files.extend(fresh.map(FreshFile::keep));
@@ -214,6 +232,7 @@ impl Loader {
             missing,
             unusable_files,
             fresh_files,
+            suspects,
         })
     }
 
@@ -299,15 +318,6 @@ impl Loader {
         Ok(record)
     }
 
-    /// Reserves the memory of the record cache, once.
-    fn reserve_cache(&self) -> Result<(), DoesNotFit> {
-        let mut room = self.cache_room.lock().unwrap_or_else(PoisonError::into_inner);
-        if room.is_none() {
-            *room = Some(self.ledger.reserve(self.cache.counts().memory_bytes, 0)?);
-        }
-        Ok(())
-    }
-
     /// Reserves both amounts; while it does not fit but memory is on its way back, waits for that.
     async fn reserve(&self, memory: u64, disk: u64) -> Result<Reservation, LoadError> {
         let deadline = self.env.clock.monotonic() + Self::ROOM_WAIT_MAX;
@@ -352,16 +362,16 @@ impl Work<'_> {
         let mut local: Vec<Part> = Vec::new();
         let mut remote: Vec<Part> = Vec::new();
         for part in wanted.iter() {
-            if self.builder.parts().contains(part) {
-                continue;
-            }
             let entry = layer.part(part);
-            if entry.is_empty() {
-                self.builder.add_empty(part);
-            } else if !distrusted.contains(part) && packs.find(part, entry, self.uid).is_some() {
-                local.push(part);
-            } else {
-                remote.push(part);
+            let is_local = packs.find(part, entry, self.uid).is_some();
+            match (self.builder.parts().contains(part), entry.is_empty()) {
+                (true, true) => {}
+                (false, true) => self.builder.add_empty(part),
+                // It is here, but its pack cannot be used any more: the next start would miss it.
+                (true, false) if !is_local => remote.push(part),
+                (true, false) => {}
+                (false, false) if is_local && !distrusted.contains(part) => local.push(part),
+                (false, false) => remote.push(part),
             }
         }
         if self.form.schema.kind != TableKind::Mem {
@@ -495,8 +505,15 @@ impl Work<'_> {
     }
 
     fn keep_group(&mut self, written: WrittenPack, placed: Vec<(Part, Placed)>) {
+        // Some may have been here already.
+        self.builder.forget(placed.iter().map(|(part, _)| *part));
         self.builder.add_group(written.group, placed);
-        self.fresh.push(written.file);
+        self.keep_file(written.file, &written.parts);
+    }
+
+    fn keep_file(&mut self, file: FreshFile, parts: &[GroupPart]) {
+        self.fresh.push(file);
+        self.fresh_parts.extend(parts.iter().map(|part| part.part));
     }
 
     fn job(&self, part: PackPart, entry: &PartEntry, source: fill::Source) -> Result<(PartJob, MemLayout), LoadError> {

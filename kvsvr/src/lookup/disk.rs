@@ -303,7 +303,9 @@ impl<'a> DiskLookup<'a> {
     /// Notes that the part of a want cannot be read as it should.
     fn fault(&self, want: &Want) -> SectionStatus {
         let part = part_of(self.hashes[want.key as usize]);
-        self.reader.faults.note(self.table, self.image.content(), part);
+        if let Some(file) = self.base.file_of(part) {
+            self.reader.faults.note(self.table, self.image.content(), (part, file.local.name.clone()));
+        }
         SectionStatus::DataFault
     }
 }

@@ -18,6 +18,8 @@ mod form;
 mod pipeline;
 mod prefetch;
 mod probe;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
@@ -41,11 +43,15 @@ use self::pipeline::Answer;
 pub(crate) use self::pipeline::Batch;
 pub(crate) use self::prefetch::prefetch_line;
 use crate::image::{Entry, Image, Labelled, Pair, PartSet, Picture};
+use crate::io::BLOCK_BYTES;
 
 /// How far ahead of this server's clock `read_ts` may be.
 const READ_TS_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
 /// Most room set aside per value of varying length before the first is known.
 const VALUE_BYTES_EXPECTED_MAX: u64 = 4096;
+
+/// A request that reads no more than this of tables on SSD is computed where it came in: as much as one group of reads.
+const LITTLE_BYTES: usize = 128 << 10;
 
 /// What an answer depends on beside the images.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +67,21 @@ pub(crate) fn reads(request: &Request, picture: &Picture) -> bool {
         let entry = picture.tables.get(&section.header.table);
         entry.is_some_and(|entry| entry.served.schema.kind != TableKind::Mem)
     })
+}
+
+/// Whether a request reads so little that computing its answer keeps nobody waiting. One record of varying length may
+/// take megabytes.
+pub(crate) fn reads_little(request: &Request, picture: &Picture) -> bool {
+    let bytes = request.sections().try_fold(0_usize, |sum, section| {
+        let Some(entry) = picture.tables.get(&section.header.table) else { return Some(sum) };
+        let schema = &entry.served.schema;
+        if schema.kind == TableKind::Mem {
+            return Some(sum);
+        }
+        let each = schema.stored_width()?.max(BLOCK_BYTES);
+        section.keys.len().checked_mul(each).and_then(|bytes| sum.checked_add(bytes))
+    });
+    bytes.is_some_and(|bytes| bytes <= LITTLE_BYTES)
 }
 
 /// The reply's body, where all tables asked for are in memory.

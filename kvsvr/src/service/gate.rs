@@ -9,6 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[derive(Debug)]
 pub(crate) struct Gate {
+    /// Which requests it is for.
+    what: &'static str,
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
     concurrent_max: usize,
@@ -26,9 +28,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Gate {
-    pub(crate) fn new(concurrent_max: usize, queue_max: usize) -> Self {
+    pub(crate) fn new(what: &'static str, concurrent_max: usize, queue_max: usize) -> Self {
         let concurrent_max = concurrent_max.min(Semaphore::MAX_PERMITS);
         Self {
+            what,
             running: Arc::new(Semaphore::new(concurrent_max)),
             waiting: AtomicUsize::new(0),
             concurrent_max,
@@ -56,8 +59,8 @@ impl Gate {
 
     fn full(&self) -> Failure {
         let message = format!(
-            "the server answers {} requests at once and {} more wait: ask another sect",
-            self.concurrent_max, self.queue_max
+            "the server answers {} {} at once and {} more wait: ask another sect",
+            self.concurrent_max, self.what, self.queue_max
         );
         Failure::new(ErrorKind::Overloaded, message)
     }
@@ -69,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_the_queue_is_refused_and_a_caller_that_gives_up_frees_its_place() {
-        let gate = Gate::new(1, 1);
+        let gate = Gate::new("requests", 1, 1);
         let running = gate.enter().await.expect("the first runs");
         let mut waiting = Box::pin(gate.enter());
         assert!(futures::poll!(waiting.as_mut()).is_pending());

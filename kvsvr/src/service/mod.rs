@@ -1,24 +1,31 @@
 //! The gRPC service: BatchGet, Topology, Status.
 //!
 //! ```text
-//!   BatchGet ── gate ── parse ──┬─ up to INLINE_KEYS_MAX keys: here ──────┐
-//!                               ├─ more: on the CPU pool ─────────────────┴─▶ lookup::answer ──┬─▶ packed reply, held
-//!                               └─ with tables on SSD: here, between reads ──▶ answer_reading ─┘   until it is sent
+//!   BatchGet ── gate ── parse ──┬─ up to INLINE_KEYS_MAX keys: here ──┐
+//!                               ├─ more: on the CPU pool ─────────────┴─▶ lookup::answer ──┬─▶ packed reply, held
+//!                               └─ with tables on SSD: ssd gate ────────▶ answer_reading ──┘   until it is sent
+//!                                                                   polled on threads of its own
 //! ```
 //!
 //! A lookup of a few thousand keys takes some hundred microseconds: moving it to another thread would cost about as
 //! much as it saves. A larger one would keep the other connections of its thread waiting, so it runs on the CPU pool.
 //! A deadline (`grpc-timeout`) ends a request that still waits, for its turn or for the pool. A lookup that has begun
 //! runs to its end, and keeps its turn until then.
+//!
+//! Reads of local files may take long, or for ever. Requests that need them give the common turn back and take one of
+//! another gate, and what they compute between reads runs on threads that do nothing else: tables in memory are
+//! answered as ever while a device is stuck. The CPU pool is not for them: there each wake-up would wait behind the
+//! work of loads. One that takes no more than a group of reads is computed here. A caller that gives up ends its reads.
 
 mod gate;
+mod polls;
 mod reply_memory;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fkv_env::Env;
+use fkv_env::{CpuPool, Env};
 use fkv_formats::id::TableUid;
 use fkv_meta::record::SectState;
 use fkv_rpc::kv::{self, kv_server};
@@ -27,8 +34,9 @@ use fkv_rpc::status::{ErrorKind, Failure};
 use tonic::{Request, Response, Status};
 
 use self::gate::Gate;
+use self::polls::Polls;
 pub(crate) use self::reply_memory::HoldUntilSent;
-use self::reply_memory::ReplyMemory;
+use self::reply_memory::{Held, ReplyMemory};
 use crate::config::{IoEngine, RequestLimits};
 use crate::image::{Entry, Labelled, Picture, Registry};
 use crate::ledger::Ledger;
@@ -47,8 +55,20 @@ pub(crate) struct KvService {
     registry: Arc<Registry>,
     ledger: Arc<Ledger>,
     gate: Gate,
+    /// For requests that read local files.
+    ssd_gate: Gate,
+    /// Where these are computed.
+    ssd_polls: Arc<Polls>,
     reply_memory: ReplyMemory,
-    disk: DiskReader,
+    disk: Arc<DiskReader>,
+}
+
+/// What requests that read local files need.
+#[derive(Debug)]
+pub(crate) struct SsdParts {
+    pub(crate) reader: DiskReader,
+    /// Threads for what they compute.
+    pub(crate) cpu: Arc<dyn CpuPool>,
 }
 
 impl KvService {
@@ -59,7 +79,7 @@ impl KvService {
         limits: &RequestLimits,
         registry: Arc<Registry>,
         ledger: Arc<Ledger>,
-        disk: DiskReader,
+        ssd: SsdParts,
     ) -> Self {
         Self {
             env: env.clone(),
@@ -68,10 +88,35 @@ impl KvService {
             limits: limits.clone(),
             registry,
             ledger,
-            gate: Gate::new(limits.concurrent_max, limits.queue_max),
+            gate: Gate::new("requests", limits.concurrent_max, limits.queue_max),
+            ssd_gate: Gate::new("requests to tables on SSD", limits.ssd_concurrent_max, limits.ssd_queue_max),
+            ssd_polls: Polls::new(ssd.cpu),
             reply_memory: ReplyMemory::new(limits.reply_memory_bytes_max),
-            disk,
+            disk: Arc::new(ssd.reader),
         }
+    }
+
+    /// Answers a request with tables on SSD.
+    async fn answer_reading(&self, request: packed::Request) -> Result<(Bytes, Held), Failure> {
+        let turn = self.ssd_gate.enter().await?;
+        // What was known before the turn came may be long out of date.
+        let picture = self.picture()?;
+        let (answering, memory, disk) = (self.answering(), self.reply_memory.clone(), Arc::clone(&self.disk));
+        let is_small = request.key_count() <= INLINE_KEYS_MAX && lookup::reads_little(&request, &picture);
+        let work = async move {
+            // Until the reply is made; from then on its memory counts.
+            let _turn = turn;
+            let body = lookup::answer_reading(&request, &picture, answering, &disk).await;
+            memory.hold(body.len()).map(|held| (body, held))
+        };
+        if is_small {
+            return work.await;
+        }
+        self.ssd_polls.start(work).await.unwrap_or_else(|_| Err(lookup_failed()))
+    }
+
+    fn answering(&self) -> Answering {
+        Answering { now_ms: self.env.clock.unix_ms(), reply_bytes_max: self.limits.reply_bytes_max }
     }
 
     fn check(&self, request: &packed::Request, body_bytes: usize) -> Result<(), Failure> {
@@ -90,11 +135,11 @@ impl KvService {
 
     /// What is known of the cluster. A server that has neither STATE nor heard of metadata cannot tell a table that does
     /// not exist from one it has not heard of.
-    fn picture(&self) -> Result<Arc<Picture>, Status> {
+    fn picture(&self) -> Result<Arc<Picture>, Failure> {
         let picture = Arc::clone(&self.registry.picture());
         if !picture.informed {
             let message = "this server has not heard of the cluster yet: ask another one";
-            return Err(Failure::new(ErrorKind::Unavailable, message).into());
+            return Err(Failure::new(ErrorKind::Unavailable, message));
         }
         Ok(picture)
     }
@@ -193,16 +238,13 @@ impl kv_server::Kv for KvService {
             .map_err(|error| Status::from(Failure::new(kind_of(&error), error.to_string())))?;
         self.check(&request, body_bytes).map_err(Status::from)?;
         let picture = self.picture()?;
-        let answering = Answering { now_ms: self.env.clock.unix_ms(), reply_bytes_max: self.limits.reply_bytes_max };
-        let is_small = request.key_count() <= INLINE_KEYS_MAX;
-        let memory = self.reply_memory.clone();
         if lookup::reads(&request, &picture) {
-            // Reads dominate: what is computed between them is done here. A caller that gives up ends them.
-            let body = lookup::answer_reading(&request, &picture, answering, &self.disk).await;
             drop(turn);
-            let held = memory.hold(body.len()).map_err(Status::from)?;
+            let (body, held) = self.answer_reading(request).await?;
             return Ok(reply(body, held));
         }
+        let (answering, memory) = (self.answering(), self.reply_memory.clone());
+        let is_small = request.key_count() <= INLINE_KEYS_MAX;
         let work = move || {
             // Until the reply is made; from then on its memory counts.
             let _turn = turn;
@@ -217,8 +259,7 @@ impl kv_server::Kv for KvService {
             // A caller that gave up while the work was queued drops this future, and `asker` with it.
             let outcome = self.env.compute(move || (asked.strong_count() > 0).then(work)).await;
             drop(asker);
-            let failed = || Failure::new(ErrorKind::Internal, "the lookup failed; see the log");
-            outcome.ok().flatten().unwrap_or_else(|| Err(failed()))
+            outcome.ok().flatten().unwrap_or_else(|| Err(lookup_failed()))
         }
         .map_err(Status::from)?;
         Ok(reply(body, held))
@@ -239,6 +280,10 @@ fn reply(body: Bytes, held: reply_memory::Held) -> Response<kv::BatchGetReply> {
     response
 }
 
+fn lookup_failed() -> Failure {
+    Failure::new(ErrorKind::Internal, "the lookup failed; see the log")
+}
+
 /// A body that is only too large can be sent in pieces; any other that cannot be read is a fault of its sender.
 const fn kind_of(error: &packed::PackedError) -> ErrorKind {
     match error {
@@ -251,15 +296,23 @@ const fn kind_of(error: &packed::PackedError) -> ErrorKind {
 mod tests {
     use std::sync::{Mutex, PoisonError};
 
-    use fkv_env::CpuPool;
+    use fkv_env::RayonPool;
+    use fkv_formats::id::Part;
+    use fkv_formats::schema::{KeyType, TableKind, ValueType};
     use fkv_meta::record::Topology;
-    use fkv_rpc::packed::{RequestHeader, RequestWriter, SectionHeader, Selector, ValueForm};
+    use fkv_rpc::packed::Reply;
     use tonic::Code;
 
     use super::kv_server::Kv;
     use super::*;
-    use crate::config::IoConfig;
+    use crate::cache::RecordCache;
     use crate::image::PartSet;
+    use crate::io::stuck::StuckIo;
+    use crate::testing::{self, OwnedKey, Row, add_memory, add_pack, keys_of, memory, on_disk};
+
+    const IN_MEMORY: TableUid = TableUid(1);
+    const ON_SSD: TableUid = TableUid(2);
+    const UNKNOWN: TableUid = TableUid(3);
 
     /// A pool that does nothing before it is told to.
     #[derive(Default)]
@@ -292,29 +345,77 @@ mod tests {
         }
     }
 
-    fn service(env: &Env, informed: bool) -> KvService {
+    /// A service of one table in memory and one on a device that hangs.
+    struct World {
+        service: KvService,
+        io: Arc<StuckIo>,
+        _dir: tempfile::TempDir,
+    }
+
+    /// The keys of both tables.
+    fn keys() -> Vec<u64> {
+        keys_of(Part(7), 2000).collect()
+    }
+
+    fn service(env: &Env, informed: bool) -> World {
+        let ssd_cpu = Arc::new(RayonPool::new(1).expect("threads start"));
+        service_with(env, informed, ssd_cpu)
+    }
+
+    fn service_with(env: &Env, informed: bool, ssd_cpu: Arc<dyn CpuPool>) -> World {
+        let (io, cache) = (StuckIo::new(), RecordCache::new(0).expect("no memory is taken"));
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let rows: Vec<Row> = keys()
+            .into_iter()
+            .map(|key| Row { key: OwnedKey::U64(key), expiry: 0, value: key.to_le_bytes().to_vec() })
+            .collect();
+        let schema = |kind| testing::schema(kind, KeyType::U64, ValueType::I64);
+        let mut in_memory = memory(0);
+        add_memory(env, &mut in_memory, &schema(TableKind::Mem), &rows);
+        let mut on_ssd = on_disk(&cache);
+        add_pack(env, &mut on_ssd, io.as_ref(), dir.path(), "a.pack", &schema(TableKind::Blk), &rows);
+        let tables = [
+            (IN_MEMORY, testing::entry(&schema(TableKind::Mem), in_memory.finish())),
+            (ON_SSD, testing::entry(&schema(TableKind::Blk), on_ssd.finish())),
+        ];
+
         let registry = Arc::new(Registry::new());
         registry.publish(Picture {
             topology: Arc::new(Topology { generation: u64::from(informed), ..Topology::default() }),
             slots: Vec::new(),
-            owned: Arc::new(PartSet::EMPTY),
-            tables: BTreeMap::new(),
+            owned: Arc::new([Part(7)].into_iter().collect::<PartSet>()),
+            tables: tables.into(),
             connected: false,
             informed,
         });
-        let limits = RequestLimits { concurrent_max: 1, queue_max: 0, ..RequestLimits::default() };
-        let config = IoConfig { engine: IoEngine::Pread, pread_threads: 1, ..IoConfig::default() };
-        let io = crate::io::open(&config).expect("threads start");
-        let cache = crate::cache::RecordCache::new(0).expect("no memory is taken");
-        let disk = DiskReader { io, cache, faults: Arc::default() };
-        KvService::new(env, "rank", "kv-1", &limits, registry, Ledger::new(1, 1), disk)
+        let limits = RequestLimits {
+            concurrent_max: 1,
+            queue_max: 0,
+            ssd_concurrent_max: 2,
+            ssd_queue_max: 1,
+            ..RequestLimits::default()
+        };
+        let reader = DiskReader { io: Arc::clone(&io) as _, cache, faults: Arc::default() };
+        let ssd = SsdParts { reader, cpu: ssd_cpu };
+        let service = KvService::new(env, "rank", "kv-1", &limits, registry, Ledger::new(1, 1), ssd);
+        World { service, io, _dir: dir }
+    }
+
+    fn request_for(table: TableUid, keys: impl IntoIterator<Item = u64>) -> Request<kv::BatchGetRequest> {
+        let keys: Vec<OwnedKey> = keys.into_iter().map(OwnedKey::U64).collect();
+        Request::new(kv::BatchGetRequest { body: testing::request_body(table, &keys) })
     }
 
     fn request(count: usize) -> Request<kv::BatchGetRequest> {
-        let mut writer = RequestWriter::new(RequestHeader::default(), packed::u64_section_bytes(count));
-        let header = SectionHeader { table: TableUid(1), selector: Selector::Aligned, form: ValueForm::Native };
-        writer.u64_section(header, (0..count).map(|key| key as u64));
-        Request::new(kv::BatchGetRequest { body: writer.finish() })
+        request_for(UNKNOWN, 0..count as u64)
+    }
+
+    /// Checks the answers to all keys.
+    fn check(reply: Response<kv::BatchGetReply>) {
+        let reply = Reply::parse(reply.into_inner().body).expect("a good reply");
+        let section = reply.section(0).expect("one section");
+        let found: Vec<Vec<u8>> = section.answers().map(|(_, value)| value.to_vec()).collect();
+        assert_eq!(found, keys().iter().map(|key| key.to_le_bytes().to_vec()).collect::<Vec<_>>());
     }
 
     /// Callers that give up early must not pile lookups up behind the pool.
@@ -322,7 +423,7 @@ mod tests {
     async fn a_lookup_keeps_its_turn_until_it_is_over_though_its_caller_gave_up() {
         let queue = Arc::new(Queue::default());
         let env = Env { cpu: Arc::clone(&queue) as Arc<dyn CpuPool>, ..Env::real(1).expect("threads start") };
-        let service = service(&env, true);
+        let World { service, .. } = service(&env, true);
         let large = INLINE_KEYS_MAX + 1;
         let mut asked = service.batch_get(request(large));
         assert!(futures::poll!(asked.as_mut()).is_pending(), "it is queued");
@@ -338,15 +439,72 @@ mod tests {
         assert!(asked.await.is_ok(), "one that is still asked for is answered");
     }
 
+    /// Once, requests that waited for a device had all the turns there are.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tables_in_memory_are_answered_while_a_device_hangs() {
+        let env = Env::real(1).expect("threads start");
+        let World { service, io, _dir } = service(&env, true);
+        let ask = || service.batch_get(request_for(ON_SSD, keys()));
+        let (mut one, mut two, mut three) = (ask(), ask(), ask());
+        while io.held() < 2 {
+            for asked in [&mut one, &mut two, &mut three] {
+                assert!(futures::poll!(asked.as_mut()).is_pending(), "the device hangs");
+            }
+            tokio::task::yield_now().await;
+        }
+        let refused = ask().await.expect_err("two are answered at once, and one waits");
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.message().contains("tables on SSD"), "{refused}");
+        for _ in 0..100 {
+            check(service.batch_get(request_for(IN_MEMORY, keys())).await.expect("the only common turn is free"));
+        }
+        // A caller that gives up makes room for the next.
+        drop(one);
+        while io.held() < 3 {
+            assert!(futures::poll!(three.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        io.let_go();
+        check(two.await.expect("answered"));
+        check(three.await.expect("answered"));
+    }
+
+    /// Threads that serve connections neither hash thousands of keys nor verify thousands of blocks.
+    #[tokio::test]
+    async fn what_is_read_from_ssd_is_computed_on_threads_of_its_own_unless_it_is_little() {
+        let env = Env::real(1).expect("threads start");
+        let queue = Arc::new(Queue::default());
+        let World { service, io, _dir } = service_with(&env, true, Arc::clone(&queue) as _);
+        let mut asked = service.batch_get(request_for(ON_SSD, keys()));
+        assert!(futures::poll!(asked.as_mut()).is_pending());
+        assert_eq!(io.held(), 0, "nothing was located here");
+        queue.run();
+        assert_eq!(io.held(), 1, "but where it belongs");
+        let mut little = service.batch_get(request_for(ON_SSD, keys().into_iter().take(3)));
+        assert!(futures::poll!(little.as_mut()).is_pending());
+        assert_eq!(io.held(), 2, "a few keys are not worth the way");
+        drop(little);
+        io.let_go();
+        let reply = loop {
+            if let std::task::Poll::Ready(reply) = futures::poll!(asked.as_mut()) {
+                break reply;
+            }
+            queue.run();
+            tokio::task::yield_now().await;
+        };
+        check(reply.expect("answered"));
+    }
+
     #[tokio::test]
     async fn a_server_that_knows_nothing_sends_its_callers_elsewhere() {
         let env = Env::real(1).expect("threads start");
-        let blank = service(&env, false);
+        let World { service: blank, .. } = service(&env, false);
         let refused = blank.topology(Request::new(kv::TopologyRequest {})).await.expect_err("it knows nothing");
         assert_eq!(Failure::of(&refused).kind, ErrorKind::Unavailable);
         let refused = blank.batch_get(request(1)).await.expect_err("nor of any table");
         assert_eq!(Failure::of(&refused).kind, ErrorKind::Unavailable);
         assert!(blank.status(Request::new(kv::StatusRequest {})).await.is_ok());
-        assert!(service(&env, true).topology(Request::new(kv::TopologyRequest {})).await.is_ok());
+        let World { service: informed, .. } = service(&env, true);
+        assert!(informed.topology(Request::new(kv::TopologyRequest {})).await.is_ok());
     }
 }

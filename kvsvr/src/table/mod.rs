@@ -19,10 +19,11 @@ use fkv_meta::record::{Canary, Held as HeldRecord, Label, RetainOld, TableRecord
 pub(crate) use self::plan::Wanted;
 use self::plan::{Held, HeldImage, IMAGES_MAX, plan};
 pub(crate) use self::trouble::{Trouble, TroubleKind};
+use crate::faults::DamagedPart;
 pub(crate) use crate::image::Discarded;
-use crate::image::{Image, ImageBuilder, Labelled, LocalFile, LocalImage, Pair, PartSet, ServedTable};
+use crate::image::{Image, Labelled, LocalFile, LocalImage, Pair, PartSet, ServedTable};
 use crate::ledger::Ledger;
-use crate::load::Loaded;
+use crate::load::{Loaded, ScrubStart};
 use crate::state_file::{ImageState, TableState};
 
 /// Whether reports name an image.
@@ -85,6 +86,8 @@ pub(crate) struct Effects {
     pub(crate) discarded: Vec<Arc<LocalFile>>,
     /// A load to start.
     pub(crate) load: Option<LoadStart>,
+    /// Local files to read once more, because a part of each proved damaged.
+    pub(crate) scrubs: Vec<ScrubStart>,
     /// Set if default reads get another content now.
     pub(crate) flipped_to: Option<Label>,
 }
@@ -115,8 +118,10 @@ pub(crate) struct Table {
     loading: Option<Loading>,
     /// What loads failed on, by content.
     troubles: BTreeMap<ContentId, Trouble>,
-    /// Parts whose local data proved damaged and was not replaced yet, by content.
-    distrusted: BTreeMap<ContentId, PartSet>,
+    /// Parts whose data in a local file proved damaged and was not replaced yet, by content.
+    distrusted: BTreeMap<ContentId, BTreeSet<DamagedPart>>,
+    /// Scrubs under way, by the names of the local files they read. Dropping one cancels it.
+    scrubs: BTreeMap<String, TaskHandle>,
     /// When the last step was.
     stepped_at: Duration,
     /// The contents to report after the last step.
@@ -135,6 +140,7 @@ impl Table {
             loading: None,
             troubles: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
             stepped_at: Duration::ZERO,
             report: BTreeSet::new(),
         }
@@ -193,6 +199,8 @@ impl Table {
     pub(crate) fn step(&mut self, around: Surroundings<'_>) -> Effects {
         let mut effects = Effects::default();
         self.stepped_at = around.now;
+        let Self { scrubs, images, .. } = self;
+        scrubs.retain(|file, _| images.iter().any(|held| held.image.reads_any(file)));
         self.relabel(around.wanted);
         self.forget_troubles(around);
         let mut plan = plan(around.wanted, &self.held(around));
@@ -240,20 +248,46 @@ impl Table {
     }
 
     /// Notes that parts of an image cannot be read any more as they were written: it goes on without them until they
-    /// have been fetched again.
-    pub(crate) fn note_damage(&mut self, content: ContentId, parts: &BTreeSet<Part>, effects: &mut Effects) {
-        let Some(held) = self.images.iter_mut().find(|held| held.image.content() == content) else { return };
-        let damaged: Vec<Part> = parts.iter().copied().filter(|part| held.image.parts().contains(*part)).collect();
+    /// have been fetched again. What was read from a file that the image does not use any more is no news. A load of
+    /// the same content goes on; what it takes over of these parts is left out when it ends, and is fetched next: with
+    /// damage coming all the time, each load would otherwise be cut short by the next. Gives the number of parts.
+    pub(crate) fn note_damage(
+        &mut self,
+        content: ContentId,
+        damaged: &BTreeSet<DamagedPart>,
+        effects: &mut Effects,
+    ) -> usize {
+        let Some(held) = self.images.iter_mut().find(|held| held.image.content() == content) else { return 0 };
+        let damaged: Vec<&DamagedPart> = damaged.iter().filter(|(part, file)| held.image.reads(*part, file)).collect();
         if damaged.is_empty() {
-            return;
+            return 0;
         }
-        let mut builder = ImageBuilder::extending(&held.image);
-        builder.forget(damaged.iter().copied());
-        let lacking = Arc::new(builder.finish());
+        let lacking = Arc::new(held.image.without(damaged.iter().map(|(part, _)| *part)));
         effects.retired.push(std::mem::replace(&mut held.image, lacking));
-        self.distrusted.entry(content).or_insert(PartSet::EMPTY).extend(damaged);
-        // A load under way may bring the damaged data back.
-        self.loading.take_if(|loading| loading.label.content == content);
+        self.distrusted.entry(content).or_default().extend(damaged.iter().copied().cloned());
+        let files: BTreeSet<&str> = damaged.iter().map(|(_, file)| file.as_str()).collect();
+        files.into_iter().for_each(|file| self.suspect(content, file, effects));
+        damaged.len()
+    }
+
+    /// Has what is left of a local file read once more, unless that is under way.
+    fn suspect(&self, content: ContentId, file: &str, effects: &mut Effects) {
+        let held = self.images.iter().find(|held| held.image.content() == content);
+        if !self.scrubs.contains_key(file)
+            && let Some((file, parts)) = held.and_then(|held| held.image.parts_of(file))
+        {
+            effects.scrubs.push(ScrubStart { content, file, parts });
+        }
+    }
+
+    /// Notes that a local file is being read once more.
+    pub(crate) fn scrub_began(&mut self, file: String, task: TaskHandle) {
+        self.scrubs.insert(file, task);
+    }
+
+    /// Notes that this has ended, after what was found was noted.
+    pub(crate) fn scrub_ended(&mut self, file: &str) {
+        self.scrubs.remove(file);
     }
 
     /// Notes that the load `id` has begun.
@@ -291,19 +325,10 @@ impl Table {
                     None => (shelved.is_some_and(|shelved| shelved.served), Reporting::Never),
                 };
                 assert!(self.images.len() < IMAGES_MAX, "a load begins only where its image has a place");
-                let image = Arc::new(loaded.image);
-                let loaded_parts = image.parts().clone();
+                let image = Arc::new(self.trusted(loaded.image));
                 self.images.push(InMemory { label: loading.label, image, local: loaded.local, served, reporting });
+                loaded.suspects.iter().for_each(|file| self.suspect(content, file, effects));
                 let before = self.troubles.remove(&content);
-                // What is still missing would otherwise be taken from the damaged file again.
-                if let Some(distrusted) = self.distrusted.get_mut(&content) {
-                    for part in loaded_parts.iter() {
-                        distrusted.remove(part);
-                    }
-                    if distrusted.is_empty() {
-                        self.distrusted.remove(&content);
-                    }
-                }
                 if let Some(trouble) = loaded.missing {
                     self.troubles.insert(content, trouble.after(before, now));
                 }
@@ -323,11 +348,31 @@ impl Table {
         }
     }
 
+    /// An image that was loaded, without the parts that proved damaged meanwhile in the very files they are read from.
+    /// Those that are read from another file now are not distrusted any more; those that are missing still are, lest
+    /// they are taken from the damaged file again.
+    fn trusted(&mut self, image: Image) -> Image {
+        let content = image.content();
+        let Some(distrusted) = self.distrusted.remove(&content) else { return image };
+        let damaged: Vec<Part> =
+            distrusted.iter().filter(|(part, file)| image.reads(*part, file)).map(|(part, _)| *part).collect();
+        let image = if damaged.is_empty() { image } else { image.without(damaged) };
+        let still: BTreeSet<DamagedPart> =
+            distrusted.into_iter().filter(|(part, _)| !image.parts().contains(*part)).collect();
+        if !still.is_empty() {
+            self.distrusted.insert(content, still);
+        }
+        image
+    }
+
     /// Forgets what went wrong with contents that nobody waits for any more.
     fn forget_troubles(&mut self, around: Surroundings<'_>) {
         let Wanted::Table { target, aligned, .. } = around.wanted else { return self.troubles.clear() };
         let Self { troubles, images, shelf, serving, distrusted, .. } = self;
-        distrusted.retain(|content, _| images.iter().any(|held| held.image.content() == *content));
+        distrusted.retain(|content, _| {
+            let is_held = images.iter().any(|held| held.image.content() == *content);
+            is_held || shelf.iter().any(|image| image.label.content == *content)
+        });
         troubles.retain(|content, _| {
             let is_wanted = [aligned, target].into_iter().flatten().any(|label| label.content == *content);
             let is_whole = images
@@ -466,7 +511,7 @@ impl Table {
             existing: held.map(|held| Arc::clone(&held.image)),
             local: held.map(|held| &held.local).or(shelved.map(|shelved| &shelved.local)).cloned(),
             reread: self.troubles.get(&label.content).is_some_and(Trouble::wants_reread),
-            distrusted: self.distrusted.get(&label.content).cloned().unwrap_or(PartSet::EMPTY),
+            distrusted: self.distrusted.get(&label.content).into_iter().flatten().map(|(part, _)| *part).collect(),
         });
     }
 }
@@ -486,12 +531,17 @@ pub(crate) struct OwnedSlot {
 
 #[cfg(test)]
 mod tests {
-    use fkv_formats::id::{Digest, Epoch, PART_COUNT, Part, TaskId, Version};
-    use fkv_formats::schema::{KeyType, Schema, Storage, TableKind, ValueType};
-    use fkv_meta::record::{FormKind, FormRef, ObjectRef, TablePhase};
+    use fkv_env::Env;
+    use fkv_formats::id::{Digest, Epoch, PART_COUNT, Version};
+    use fkv_formats::schema::{KeyType, TableKind, ValueType};
+    use fkv_meta::record::{FormKind, FormRef, ObjectRef};
 
     use super::*;
+    use crate::cache::RecordCache;
     use crate::image::ImageBuilder;
+    use crate::io::BlockIo;
+    use crate::io::stuck::StuckIo;
+    use crate::testing::{self, OwnedKey, Row, add_pack, keys_of, on_disk};
 
     fn label(number: u8) -> Label {
         let content = ContentId([number; 32]);
@@ -499,41 +549,16 @@ mod tests {
     }
 
     fn record() -> TableRecord {
-        TableRecord {
-            name: "t".into(),
-            schema: Schema {
-                kind: TableKind::Mem,
-                key: KeyType::U64,
-                value: ValueType::I64,
-                storage: Storage::Native,
-                f16_overflow: Default::default(),
-                ttl: false,
-            },
-            retain_versions: 1,
-            retain_old: RetainOld::Ram,
-            filter: Default::default(),
-            created_ms: 0,
-            head: Version(0),
-            epoch: Epoch(0),
-            phase: TablePhase::Normal,
-            target: None,
-            aligned: None,
-            previous: None,
-            next_task: TaskId(1),
-            queue: Vec::new(),
-            running: None,
-            blocked_by: None,
-            last_full: TaskId(0),
-            full_required: false,
-            exclusions: Default::default(),
-            canary: None,
-            quarantine: Vec::new(),
-        }
+        testing::table_record(&testing::schema(TableKind::Mem, KeyType::U64, ValueType::I64))
     }
 
     fn loaded(number: u8) -> Loaded {
         let mut builder = ImageBuilder::new(label(number).content, Version(number.into()), 0, None);
         (0..PART_COUNT).for_each(|part| builder.add_empty(Part(part)));
+        loaded_as(number, builder.finish())
+    }
+
+    fn loaded_as(number: u8, image: Image) -> Loaded {
         let file = |name: &str| {
             let reservation = Ledger::new(0, 1).reserve(0, 1).expect("fits");
             Arc::new(LocalFile::new(format!("{number}.{name}"), 1, reservation))
@@ -542,7 +567,7 @@ mod tests {
         let form = FormRef { kind: FormKind::Full, object };
         let local = LocalImage { form, form_file: file("form"), packs: vec![file("pack")] };
         let fresh_files = local.files().cloned().collect();
-        Loaded { image: builder.finish(), local, missing: None, unusable_files: Vec::new(), fresh_files }
+        Loaded { image, local, missing: None, unusable_files: Vec::new(), fresh_files, suspects: BTreeSet::new() }
     }
 
     /// A table and what surrounds it.
@@ -578,7 +603,7 @@ mod tests {
             effects
         }
 
-        async fn load(&mut self, number: u8) -> Effects {
+        fn begin_load(&mut self, number: u8) -> u64 {
             let task = {
                 #[allow(clippy::disallowed_methods, reason = "a task that stands for a load")]
                 TaskHandle::new(tokio::spawn(std::future::pending()))
@@ -586,9 +611,60 @@ mod tests {
             let id = self.next_load;
             self.next_load += 1;
             self.table.load_began(id, label(number), task);
+            id
+        }
+
+        fn end_load(&mut self, id: u64, loaded: Loaded) -> Effects {
             let mut effects = Effects::default();
-            self.table.load_ended(id, Ok(loaded(number)), Duration::ZERO, &mut effects);
+            self.table.load_ended(id, Ok(loaded), Duration::ZERO, &mut effects);
             effects
+        }
+
+        async fn load(&mut self, number: u8) -> Effects {
+            let id = self.begin_load(number);
+            self.end_load(id, loaded(number))
+        }
+
+        /// Word of damage from lookups; the number of parts that it is news of.
+        fn damage(&mut self, damaged: &[(u16, &str)]) -> usize {
+            let damaged = damaged.iter().map(|(part, file)| (Part(*part), (*file).to_owned())).collect();
+            self.table.note_damage(testing::CONTENT, &damaged, &mut Effects::default())
+        }
+
+        /// The parts that requests get.
+        fn served(&self) -> Vec<u16> {
+            let pair = self.table.served.pair();
+            pair.serving
+                .as_ref()
+                .map_or(Vec::new(), |serving| serving.image.parts().iter().map(|part| part.0).collect())
+        }
+    }
+
+    /// Packs of a table on SSD, for images of [`testing::CONTENT`].
+    struct Packs {
+        env: Env,
+        io: Arc<StuckIo>,
+        cache: Arc<RecordCache>,
+        dir: tempfile::TempDir,
+    }
+
+    impl Packs {
+        fn new() -> Self {
+            let env = Env::real(1).expect("threads start");
+            let cache = RecordCache::new(0).expect("no memory is taken");
+            Self { env, io: StuckIo::new(), cache, dir: tempfile::tempdir().expect("a temporary directory") }
+        }
+
+        /// `image`, or a new one, with parts from a new pack.
+        fn image(&self, image: Option<&Image>, name: &str, parts: &[u16]) -> Image {
+            let mut builder = image.map_or_else(|| on_disk(&self.cache), ImageBuilder::extending);
+            let schema = testing::schema(TableKind::Blk, KeyType::U64, ValueType::I64);
+            let keys = parts.iter().flat_map(|part| keys_of(Part(*part), 10));
+            let row = |key| Row { key: OwnedKey::U64(key), expiry: 0, value: vec![1; 8] };
+            let rows: Vec<Row> = keys.map(row).collect();
+            let io: &dyn BlockIo = self.io.as_ref();
+            add_pack(&self.env, &mut builder, io, self.dir.path(), name, &schema, &rows);
+            builder.finish()
         }
     }
 
@@ -632,5 +708,42 @@ mod tests {
         world.table.load_ended(7, Ok(loaded(1)), Duration::ZERO, &mut effects);
         assert_eq!(names(&effects.discarded), ["1.form", "1.pack"]);
         assert!(world.table.report_for(&world.parts).is_empty());
+    }
+
+    /// Once, damage noted while a load ran cancelled it: with damage coming all the time, no load ever ended.
+    #[tokio::test]
+    async fn damage_met_during_a_repair_waits_for_its_end_and_is_repaired_next() {
+        let (packs, mut world) = (Packs::new(), World::new());
+        world.parts = [1, 2, 3].map(Part).into_iter().collect();
+        world.step(1, None);
+        let id = world.begin_load(1);
+        let whole = packs.image(None, "a.pack", &[1, 2, 3]);
+        world.end_load(id, loaded_as(1, whole));
+        world.step(1, Some(1));
+        assert_eq!(world.served(), [1, 2, 3]);
+
+        assert_eq!(world.damage(&[(1, "a.pack")]), 1);
+        let repair = world.step(1, Some(1)).load.expect("the part is fetched again");
+        let existing = repair.existing.expect("the rest is here");
+        assert_eq!(repair.distrusted.iter().collect::<Vec<_>>(), [Part(1)]);
+        let id = world.begin_load(1);
+        // The load goes on from an image that has part 2.
+        assert_eq!(world.damage(&[(2, "a.pack")]), 1);
+        assert!(world.step(1, Some(1)).load.is_none(), "the load under way goes on");
+        assert_eq!(world.served(), [3]);
+        let repaired = packs.image(Some(&existing), "b.pack", &[1]);
+        world.end_load(id, loaded_as(1, repaired));
+        let next = world.step(1, Some(1)).load.expect("what was met meanwhile is next");
+        assert_eq!(world.served(), [1, 3], "what the load took over of part 2 is damaged");
+        assert_eq!(next.distrusted.iter().collect::<Vec<_>>(), [Part(2)], "part 1 is good again");
+
+        // Whoever still reads from the image before tells nothing new.
+        assert_eq!(world.damage(&[(1, "a.pack"), (2, "a.pack")]), 0);
+        let id = world.begin_load(1);
+        let whole = packs.image(next.existing.as_deref(), "c.pack", &[2]);
+        world.end_load(id, loaded_as(1, whole));
+        assert!(world.step(1, Some(1)).load.is_none(), "nothing is missing");
+        assert_eq!(world.served(), [1, 2, 3]);
+        assert_eq!(world.damage(&[(1, "b.pack"), (3, "c.pack")]), 1, "another damage is news, of the file it is in");
     }
 }

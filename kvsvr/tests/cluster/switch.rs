@@ -19,11 +19,13 @@ pub(crate) struct SwitchedMeta {
     on: watch::Sender<bool>,
     /// So many writes of reports still lose their answer: every other one is done nevertheless.
     pub(crate) lost_reports: AtomicU64,
+    /// How often a claim was read by itself, as is done before one is made.
+    pub(crate) claim_reads: AtomicU64,
 }
 
 impl SwitchedMeta {
     pub(crate) fn new(inner: Arc<dyn MetaStore>) -> Self {
-        Self { inner, on: watch::channel(true).0, lost_reports: AtomicU64::new(0) }
+        Self { inner, on: watch::channel(true).0, lost_reports: AtomicU64::new(0), claim_reads: AtomicU64::new(0) }
     }
 
     /// Which loss this write of a report meets, if one is left.
@@ -46,7 +48,11 @@ impl SwitchedMeta {
 impl MetaStore for SwitchedMeta {
     async fn get(&self, key: &str) -> Result<Option<Entry>, MetaError> {
         self.check()?;
-        self.inner.get(key).await
+        let entry = self.inner.get(key).await?;
+        if key.contains("/claims/") {
+            self.claim_reads.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(entry)
     }
 
     async fn list(&self, prefix: &str, at: Option<Revision>) -> Result<Snapshot, MetaError> {
