@@ -105,7 +105,7 @@ pub(crate) enum LoadError {
     Store(#[from] StoreError),
     #[error("version {version} cannot be loaded: {reason}")]
     Version { version: Version, reason: String },
-    #[error("{path} cannot be used: {error}")]
+    #[error("{path} {}: {error}", verdict(error))]
     Object { path: String, error: FormatError },
     #[error("{path} is not the object that its version refers to: {reason}")]
     Foreign { path: String, reason: String },
@@ -119,6 +119,14 @@ pub(crate) enum LoadError {
     Local(#[from] std::io::Error),
     #[error(transparent)]
     Panicked(#[from] JobPanicked),
+}
+
+/// What an operator does about bytes that cannot be read: damage is repaired, another version calls for another build.
+const fn verdict(error: &FormatError) -> &'static str {
+    match error {
+        FormatError::Version { .. } => "cannot be used",
+        _ => "is damaged",
+    }
 }
 
 impl LoadError {
