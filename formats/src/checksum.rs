@@ -5,6 +5,8 @@
 //!   chunk   xxh3_64( bytes of the chunk, seed )
 //!   run     xxh3_64( bytes of the run from byte 8 on,
 //!                    xxh3_64( "fkvblock" │ uid u64 │ origin version u64 │ part u32 │ first block u32 ))
+//!   slice   xxh3_64( bytes of the chunk from byte 8 on,
+//!                    xxh3_64( "fkvslice" │ uid u64 │ task u64 │ plan u32 │ number u32 │ piece u32 │ part u32 │ chunk u32 ))
 //!   part    SHA-256( part header, 64 bytes │ chunk checksums, u64 each )
 //! ```
 //!
@@ -22,6 +24,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::error::FormatError;
 use crate::id::{Digest, Part, TableUid, Version};
 use crate::pack::PackPart;
+use crate::slice::SliceId;
 use crate::table::PartHeader;
 
 /// Bytes under one chunk checksum; the last chunk of a part may be shorter.
@@ -65,6 +68,22 @@ pub fn run(origin: Origin, part: Part, first_block: u32, bytes: &[u8]) -> u64 {
     place[16..24].copy_from_slice(&origin.version.0.to_le_bytes());
     place[24..28].copy_from_slice(&u32::from(part.0).to_le_bytes());
     place[28..].copy_from_slice(&first_block.to_le_bytes());
+    xxh3_64_with_seed(bytes, xxh3_64(&place))
+}
+
+/// The checksum of a chunk of a slice: of its bytes behind the checksum itself.
+#[inline]
+#[must_use]
+pub(crate) fn slice_chunk(id: &SliceId, part: Part, index: u32, bytes: &[u8]) -> u64 {
+    let mut place = [0; 44];
+    place[..8].copy_from_slice(b"fkvslice");
+    place[8..16].copy_from_slice(&id.uid.0.to_le_bytes());
+    place[16..24].copy_from_slice(&id.task.0.to_le_bytes());
+    place[24..28].copy_from_slice(&id.plan.to_le_bytes());
+    place[28..32].copy_from_slice(&id.number.to_le_bytes());
+    place[32..36].copy_from_slice(&id.piece.to_le_bytes());
+    place[36..40].copy_from_slice(&u32::from(part.0).to_le_bytes());
+    place[40..].copy_from_slice(&index.to_le_bytes());
     xxh3_64_with_seed(bytes, xxh3_64(&place))
 }
 

@@ -2,10 +2,11 @@
 
 use crate::checksum::verify_part;
 use crate::error::FormatError;
-use crate::id::Part;
+use crate::id::{PART_COUNT, Part};
 use crate::manifest::{self, Form};
 use crate::pack::{self, DirectoryRead, PackDirectory, PackPart};
 use crate::record::{Key, RecordRef};
+use crate::slice::{self, SliceDirectory};
 use crate::table::disk::BlockRead;
 use crate::table::{PartLayout, PartRecords, blk};
 use crate::value::{Value, ValueCodec, ValueError};
@@ -17,6 +18,21 @@ pub enum Inspection {
     Pack(PackInspection),
     /// A form.
     Form(Form),
+    /// A slice.
+    Slice(SliceInspection),
+}
+
+/// A slice, looked through from end to end.
+#[derive(Clone, Debug)]
+pub struct SliceInspection {
+    /// Its directory.
+    pub directory: SliceDirectory,
+    /// The parts that are damaged, and what is wrong with them.
+    pub damage: Vec<(Part, FormatError)>,
+    /// Records that are tombstones.
+    pub tombstones: u64,
+    /// The first records that have values.
+    pub first: Vec<SampleRecord>,
 }
 
 /// A pack, looked through from end to end.
@@ -89,17 +105,20 @@ pub enum SampleKey {
 /// How many records of a part are shown.
 const FIRST_RECORDS: usize = 5;
 
-/// Reads a whole pack or form and verifies every checksum in it. Damage inside a part of a pack is told with that part;
-/// an error is what makes the file as a whole unreadable.
+/// Reads a whole pack, form or slice and verifies every checksum in it. Damage inside a part of a pack or slice is told with
+/// that part; an error is what makes the file as a whole unreadable.
 ///
 /// # Errors
-/// `Magic` if this is neither; otherwise what is wrong with the form, or with the directory of the pack.
+/// `Magic` if this is none of them; otherwise what is wrong with the form, or with the directory of the pack or slice.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, FormatError> {
     if bytes.starts_with(&manifest::MAGIC) {
         return Form::decode(bytes).map(Inspection::Form);
     }
+    if bytes.starts_with(&slice::MAGIC) {
+        return inspect_slice(bytes).map(Inspection::Slice);
+    }
     if !bytes.starts_with(&pack::MAGIC) {
-        return Err(FormatError::Magic { what: "pack or form" });
+        return Err(FormatError::Magic { what: "pack, form or slice" });
     }
     if let Some(first) = bytes.first_chunk() {
         pack::check_magic(*first)?;
@@ -147,6 +166,49 @@ impl PackInspection {
         }
         all
     }
+}
+
+fn inspect_slice(bytes: &[u8]) -> Result<SliceInspection, FormatError> {
+    if let Some(first) = bytes.first_chunk() {
+        slice::check_magic(*first)?;
+    }
+    let tail = bytes.len().saturating_sub(usize::try_from(SliceDirectory::TAIL_BYTES).unwrap_or(usize::MAX));
+    let directory = SliceDirectory::parse(bytes.get(tail..).unwrap_or_default(), bytes.len() as u64)?;
+    let codec = ValueCodec::new(&directory.spec().schema);
+    let (mut damage, mut tombstones, mut first) = (Vec::new(), 0, Vec::new());
+    for part in (0..PART_COUNT).map(|number| directory.part(Part(number))) {
+        let place = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+        let chunks = bytes.get(place(part.range().start)..place(part.range().end)).unwrap_or_default();
+        for read in part.read(chunks) {
+            let record = match read {
+                Ok(read) => read.record,
+                Err(error) => {
+                    damage.push((part.part(), error));
+                    break;
+                }
+            };
+            match record.value {
+                None => tombstones += 1,
+                Some(_) if first.len() < FIRST_RECORDS => match sample(codec, &record) {
+                    Ok(sample) => first.push(sample),
+                    Err(error) => damage.push((part.part(), error)),
+                },
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(SliceInspection { directory, damage, tombstones, first })
+}
+
+/// A record as people read it.
+fn sample(codec: ValueCodec, record: &RecordRef<'_>) -> Result<SampleRecord, FormatError> {
+    let value = served(codec, record.value.unwrap_or_default())
+        .map_err(|error| FormatError::damaged("value", error.to_string()))?;
+    let key = match record.key {
+        Key::U64(key) => SampleKey::U64(key),
+        Key::Bytes(key) => SampleKey::Bytes(key.to_vec()),
+    };
+    Ok(SampleRecord { h: record.h, key, expiry: record.expiry, value })
 }
 
 fn inspect_part(object: &[u8], directory: &PackDirectory, entry: &PackPart) -> PartInspection {
@@ -216,13 +278,7 @@ fn look_at_records(
             seen.displacement[displacement] += 1;
         }
         if seen.first.len() < FIRST_RECORDS {
-            let value = served(codec, record.value.unwrap_or_default())
-                .map_err(|error| FormatError::damaged("value", error.to_string()))?;
-            let key = match record.key {
-                Key::U64(key) => SampleKey::U64(key),
-                Key::Bytes(key) => SampleKey::Bytes(key.to_vec()),
-            };
-            seen.first.push(SampleRecord { h: record.h, key, expiry: record.expiry, value });
+            seen.first.push(sample(codec, &record)?);
         }
     }
     let is_consistent = match layout {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   key ─ hash ─▶ h ─ route ─▶ part, f ─▶ role
-//!   records in (h, key) order ─ merge ─▶ table/{mem} ─▶ pack ─▶ manifest (forms, layers, part tables)
+//!   rows ─▶ slice (sorted runs of a task) ─ merge ─▶ records in (h, key) order
+//!   records in (h, key) order ─ merge ─▶ table/{mem,idx,blk} ─▶ pack ─▶ manifest (forms, layers, part tables)
 //! ```
 
 pub mod checksum;
@@ -18,5 +19,6 @@ pub mod path;
 pub mod record;
 pub mod route;
 pub mod schema;
+pub mod slice;
 pub mod table;
 pub mod value;

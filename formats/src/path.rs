@@ -7,10 +7,10 @@
 //!   object   inputs     the frozen input list        job @task
 //!            plan       the plan                     job @task
 //!            form       a form                       job @task
-//!            slice      a slice                      slice jobs
-//!            pack-{n}   a pack, n of 5 digits        part jobs
+//!            slice-{n}  a slice, n of 5 digits       jobs that read input
+//!            pack-{n}   a pack, n of 5 digits        jobs that build parts
 //!            bad-rows   samples of unusable rows     jobs that read input
-//!            output     a job's counts and packs     jobs that read input, part jobs
+//!            output     what a job counted and made  all jobs
 //! ```
 //!
 //! Outputs are scoped by attempt and by the token of its lock, so that two attempts never write one object: what a
@@ -45,8 +45,8 @@ pub enum ObjectKind {
     Plan,
     /// A form.
     Form,
-    /// A slice.
-    Slice,
+    /// A slice, with its number within the attempt.
+    Slice(u32),
     /// A pack, with its number within the attempt.
     Pack(u32),
     /// Samples of rows that could not be used.
@@ -61,7 +61,7 @@ impl fmt::Display for ObjectKind {
             Self::Inputs => f.write_str("inputs"),
             Self::Plan => f.write_str("plan"),
             Self::Form => f.write_str("form"),
-            Self::Slice => f.write_str("slice"),
+            Self::Slice(number) => write!(f, "slice-{number:05}"),
             Self::Pack(number) => write!(f, "pack-{number:05}"),
             Self::BadRows => f.write_str("bad-rows"),
             Self::Output => f.write_str("output"),
@@ -75,10 +75,13 @@ impl ObjectKind {
             "inputs" => Self::Inputs,
             "plan" => Self::Plan,
             "form" => Self::Form,
-            "slice" => Self::Slice,
             "bad-rows" => Self::BadRows,
             "output" => Self::Output,
-            _ => Self::Pack(text.strip_prefix("pack-")?.parse().ok()?),
+            _ => match text.split_once('-')? {
+                ("slice", number) => Self::Slice(number.parse().ok()?),
+                ("pack", number) => Self::Pack(number.parse().ok()?),
+                _ => return None,
+            },
         })
     }
 }
@@ -133,10 +136,10 @@ impl<'a> Attempt<'a> {
         self.object(ObjectKind::Form)
     }
 
-    /// The path of the slice.
+    /// The path of the attempt's slice `number`.
     #[must_use]
-    pub fn slice(&self) -> String {
-        self.object(ObjectKind::Slice)
+    pub fn slice(&self, number: u32) -> String {
+        self.object(ObjectKind::Slice(number))
     }
 
     /// The path of the attempt's pack `number`.
@@ -204,7 +207,8 @@ mod tests {
             ObjectKind::Inputs,
             ObjectKind::Plan,
             ObjectKind::Form,
-            ObjectKind::Slice,
+            ObjectKind::Slice(0),
+            ObjectKind::Slice(7),
             ObjectKind::Pack(12),
             ObjectKind::Pack(123_456),
             ObjectKind::BadRows,
@@ -218,6 +222,8 @@ mod tests {
             path.replace("00ab", "00AB"),
             path.replace("pack-00003", "pack-3"),
             path.replace("pack-00003", "pack-+0003"),
+            path.replace("pack-00003", "slice"),
+            path.replace("pack-00003", "form-00003"),
             path.replace("@task", ".."),
             path.replace("@task", "a b"),
             path.replace("/tasks/", "/task/"),

@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 
-use fkv_formats::inspect::{BlockCounts, Inspection, PackInspection, PartInspection, SampleKey, SampleRecord, inspect};
+use fkv_formats::inspect::{
+    BlockCounts, Inspection, PackInspection, PartInspection, SampleKey, SampleRecord, SliceInspection, inspect,
+};
 use fkv_formats::manifest::{Form, Layer};
 use fkv_formats::pack::PackPart;
 use fkv_formats::schema::Schema;
@@ -128,6 +130,25 @@ struct FormView {
     layers: Vec<LayerView>,
 }
 
+/// A slice.
+#[derive(Serialize)]
+struct SliceView {
+    format: &'static str,
+    sound: bool,
+    bytes: u64,
+    table_uid: u64,
+    task: u64,
+    plan: u32,
+    number: u32,
+    piece: u32,
+    schema: SchemaView,
+    keeps_places: bool,
+    records: u64,
+    tombstones: u64,
+    damaged_parts: Vec<u16>,
+    first_records: Vec<RecordView>,
+}
+
 pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
     let files = context.env.files.clone();
     let (path, name) = (args.file.clone(), args.file.display().to_string());
@@ -138,7 +159,7 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
     let (len, inspection) = inspection.context(|| format!("read {name}"))?;
     let inspection = inspection.map_err(|error| {
         Failure::coded("data_loss", format!("{name}: {error}"))
-            .hint("packs and forms can be inspected; in a store they are called `pack-…` and `form`")
+            .hint("packs, forms and slices can be inspected; in a store they are called `pack-…`, `form` and `slice-…`")
     })?;
     let len = u64::try_from(len).unwrap_or(u64::MAX);
     match inspection {
@@ -167,6 +188,17 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Outcome {
             context.print(&view, |out| {
                 if args.verify { writeln!(out, "form, {}: the checksum is right", bytes(len)) } else { view.write(out) }
             })
+        }
+        Inspection::Slice(slice) => {
+            let view = SliceView::new(&slice, len, args.records);
+            context.print(&view, |out| view.write(out))?;
+            match slice.damage.first() {
+                None => Ok(()),
+                Some((part, damage)) => Err(Failure::coded(
+                    "data_loss",
+                    format!("{name}: {} parts are damaged, the first is part {part}: {damage}", slice.damage.len()),
+                )),
+            }
         }
     }
 }
@@ -473,6 +505,46 @@ impl FormView {
             if layer.objects.len() > LISTED {
                 writeln!(out, "  … and {} more objects", layer.objects.len() - LISTED)?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl SliceView {
+    fn new(slice: &SliceInspection, bytes: u64, records: usize) -> Self {
+        let (id, spec) = (slice.directory.id(), slice.directory.spec());
+        Self {
+            format: "slice",
+            sound: slice.damage.is_empty(),
+            bytes,
+            table_uid: id.uid.0,
+            task: id.task.0,
+            plan: id.plan,
+            number: id.number,
+            piece: id.piece,
+            schema: (&spec.schema).into(),
+            keeps_places: spec.places,
+            records: slice.directory.records(),
+            tombstones: slice.tombstones,
+            damaged_parts: slice.damage.iter().map(|(part, _)| part.0).collect(),
+            first_records: slice.first.iter().take(records).map(Into::into).collect(),
+        }
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let places = if self.keeps_places { ", with places" } else { "" };
+        write_block(
+            out,
+            &[
+                ("slice", format!("{}, number {}, piece {}", bytes(self.bytes), self.number, self.piece)),
+                ("table", format!("uid {}, task {}, plan {}", self.table_uid, self.task, self.plan)),
+                ("schema", format!("{}{places}", self.schema.text())),
+                ("records", format!("{}, of which {} tombstones", count(self.records), count(self.tombstones))),
+                ("damaged", format!("{} parts", self.damaged_parts.len())),
+            ],
+        )?;
+        for record in &self.first_records {
+            writeln!(out, "{}  {}  {}", record.hash, record.key, record.value_text)?;
         }
         Ok(())
     }
