@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How many samples a build keeps.
 pub(crate) const SAMPLES_MAX: usize = 100;
@@ -79,7 +79,7 @@ impl fmt::Display for Reason {
 }
 
 /// One bad row, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BadRow {
     /// URL of the file.
     pub(crate) file: String,

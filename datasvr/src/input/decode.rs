@@ -76,6 +76,15 @@ pub(crate) struct Decoded {
     pub(crate) saturated: u64,
 }
 
+impl Decoded {
+    /// Adds what became of other rows.
+    pub(crate) const fn add(&mut self, more: &Self) {
+        self.rows += more.rows;
+        self.nulls += more.nulls;
+        self.saturated += more.saturated;
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Keep,

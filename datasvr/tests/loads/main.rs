@@ -3,9 +3,11 @@
 
 mod bad_input;
 mod control;
+mod distributed;
 mod encodings;
 mod full_load;
 mod gates;
+mod kills;
 mod parquet_files;
 mod workers;
 mod world;

@@ -37,7 +37,7 @@ pub(crate) enum Kind {
     Version(TableUid, Version),
     Task(TableUid, TaskId),
     Submit,
-    Job,
+    Job(TableUid, TaskId, String),
     Lock(TableUid, TaskId, String),
     Progress(TableUid, TaskId),
     Claim(Slot),
@@ -111,8 +111,8 @@ impl Keys {
                 Kind::Submit
             }
             "jobs" => {
-                let _uid_task_and_job = (segments.next()?, segments.next()?, segments.next()?);
-                Kind::Job
+                let (uid, task) = (parse_uid(segments.next()?)?, segments.next()?.parse().ok()?);
+                Kind::Job(uid, task, segments.next()?.to_owned())
             }
             "locks" => {
                 let (uid, task) = (parse_uid(segments.next()?)?, segments.next()?.parse().ok()?);
@@ -295,7 +295,7 @@ mod tests {
             (keys.version(uid, Version(7)), Kind::Version(uid, Version(7))),
             (keys.task(uid, task), Kind::Task(uid, task)),
             (keys.submit(uid, "x/y"), Kind::Submit),
-            (keys.job(uid, task, "slice-0"), Kind::Job),
+            (keys.job(uid, task, "slice-0"), Kind::Job(uid, task, "slice-0".into())),
             (keys.lock(uid, task, TASK_LOCK), Kind::Lock(uid, task, TASK_LOCK.into())),
             (keys.progress(uid, task), Kind::Progress(uid, task)),
             (keys.claim(&slot), Kind::Claim(slot.clone())),

@@ -171,6 +171,7 @@ fn tasks() {
         inputs: Some(object("inputs")),
         plan: Some(object("plan")),
         attempt: 2,
+        failures: 0,
         retries: 1,
         version: Some(Version(9)),
         stats: BuildStats {

@@ -3,9 +3,16 @@
 //! ```text
 //!   inputs  FrozenInputs  the files in order, each with its length and its tag or time
 //!   plan    Plan          origin version, as_of, schema, build profile, jobs
+//!
+//!   jobs    small input   build                                          reads everything, builds everything
+//!           otherwise     slice 0, slice 1 … ─▶ part 0–49, part 50–99 …  each reads a stretch, then each builds a range
 //! ```
 //!
 //! Both are JSON objects in the store, pinned by the hash in the task's record: every attempt builds the same bytes.
+
+pub(crate) mod size;
+
+use std::ops::Range;
 
 use fkv_formats::id::{TableUid, TaskId, Version};
 use fkv_formats::schema::Schema;
@@ -14,13 +21,14 @@ use fkv_meta::record::LoadMode;
 use fkv_store::InputFile;
 use serde::{Deserialize, Serialize};
 
+use crate::input::unit::UnitKind;
+
 /// Format version of both objects.
 const FORMAT: u32 = 0;
 
-/// Name of the job that builds everything in memory, in the plan made after `retries` retries of the task: a new plan
-/// must not find the output of an older one.
-fn build_job(retries: u32) -> String {
-    if retries == 0 { "build".to_owned() } else { format!("build-{retries}") }
+/// Name of a job in the plan made after `retries` retries of the task: a new plan must not find the output of an older one.
+fn job_name(name: String, retries: u32) -> String {
+    if retries == 0 { name } else { format!("{name}-r{retries}") }
 }
 
 /// One file of the frozen list.
@@ -47,12 +55,54 @@ pub(crate) struct FrozenInputs {
     pub(crate) files: Vec<FrozenFile>,
 }
 
-/// What a job does.
+/// A stretch of one file: units that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Span {
+    /// The file's place in the frozen list.
+    pub(crate) file: u32,
+    /// The first row group.
+    pub(crate) first_group: u32,
+    /// The row group behind the last one.
+    pub(crate) end_group: u32,
+}
+
+impl Span {
+    /// Whether a unit of the file is in it.
+    pub(crate) fn holds(&self, kind: &UnitKind) -> bool {
+        let UnitKind::RowGroup { number } = kind;
+        u32::try_from(*number).is_ok_and(|number| (self.first_group..self.end_group).contains(&number))
+    }
+}
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum JobKind {
-    /// Reads all its files into memory and builds all parts.
+    /// Reads all files and builds all parts.
     Build,
+    /// Reads a stretch of the input and writes a slice.
+    Slice {
+        /// Number of the slice, in the order of the input.
+        number: u32,
+        /// What it reads: files that follow each other, all but the first and the last one whole.
+        input: Vec<Span>,
+    },
+    /// Builds parts from all slices.
+    Part {
+        /// The first part.
+        first: u16,
+        /// The part behind the last one.
+        end: u16,
+    },
+}
+
+/// When a job's turn comes: all jobs of a stage before those of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum JobStage {
+    /// Jobs that read input.
+    First,
+    /// Jobs that read slices.
+    Second,
 }
 
 /// One job.
@@ -64,6 +114,33 @@ pub(crate) struct PlannedJob {
     pub(crate) kind: JobKind,
     /// Bytes of its input.
     pub(crate) bytes: u64,
+    /// Rows of its input, as far as known.
+    #[serde(default)]
+    pub(crate) rows: u64,
+}
+
+impl PlannedJob {
+    /// When its turn comes.
+    #[must_use]
+    pub(crate) const fn stage(&self) -> JobStage {
+        match self.kind {
+            JobKind::Build | JobKind::Slice { .. } => JobStage::First,
+            JobKind::Part { .. } => JobStage::Second,
+        }
+    }
+
+    /// The files it reads, by their places in the frozen list; all if the range is `None`.
+    #[must_use]
+    pub(crate) fn files(&self) -> Option<Range<usize>> {
+        match &self.kind {
+            JobKind::Build => None,
+            JobKind::Part { .. } => Some(0..0),
+            JobKind::Slice { input, .. } => {
+                let place = |span: &Span| usize::try_from(span.file).unwrap_or(usize::MAX);
+                Some(input.first().map_or(0, place)..input.last().map_or(0, |span| place(span).saturating_add(1)))
+            }
+        }
+    }
 }
 
 /// A plan.
@@ -74,6 +151,9 @@ pub(crate) struct Plan {
     pub(crate) uid: TableUid,
     /// The task.
     pub(crate) task: TaskId,
+    /// How often the task had been retried when the plan was made.
+    #[serde(default)]
+    pub(crate) retries: u32,
     /// The version to be built: the head when the plan was made, plus 1. Checksums of its parts are seeded with it.
     pub(crate) version: Version,
     /// Records that expire at or before this Unix second are left out.
@@ -122,20 +202,18 @@ impl FrozenInputs {
 }
 
 impl Plan {
-    /// A plan in which one job builds everything in memory; `task` comes with the number of its retries.
+    /// A plan with these jobs; `task` comes with the number of its retries.
     #[must_use]
-    pub(crate) fn in_memory(
+    pub(crate) fn new(
         uid: TableUid,
         (task, retries): (TaskId, u32),
         version: Version,
         as_of: u32,
         schema: Schema,
         profile: Profile,
-        inputs: &FrozenInputs,
+        jobs: Vec<PlannedJob>,
     ) -> Self {
-        let bytes = inputs.files.iter().map(|file| file.len).sum();
-        let job = PlannedJob { name: build_job(retries), kind: JobKind::Build, bytes };
-        Self { format: FORMAT, uid, task, version, as_of, mode: LoadMode::Full, schema, profile, jobs: vec![job] }
+        Self { format: FORMAT, uid, task, retries, version, as_of, mode: LoadMode::Full, schema, profile, jobs }
     }
 }
 
