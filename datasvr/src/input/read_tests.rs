@@ -196,3 +196,62 @@ async fn what_is_read_so_far_is_always_a_beginning_of_the_input() {
     assert_eq!(next, 200_000);
     assert!(fills > 3, "{fills}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn measure_speed() {
+    use std::time::Instant;
+    for (name, format, value, make) in [
+        ("csv u64,f32", InputFormat::Csv, ValueType::F32(1), 0),
+        ("csv quoted", InputFormat::Csv, ValueType::F32(1), 1),
+        ("csv u64,bytes", InputFormat::Csv, ValueType::Bytes, 2),
+        ("jsonl", InputFormat::Jsonl, ValueType::F32(1), 3),
+        ("csv f32[16] cell", InputFormat::Csv, ValueType::F32(16), 4),
+        ("csv.gz", InputFormat::Csv, ValueType::F32(1), 5),
+        ("csv.zst", InputFormat::Csv, ValueType::F32(1), 6),
+    ] {
+        let mut text = String::new();
+        if format == InputFormat::Csv { text.push_str("id,v\n"); }
+        let mut x = 88172645463325252u64;
+        while text.len() < 120_000_000 {
+            x ^= x << 13; x ^= x >> 7; x ^= x << 17;
+            let f = (x >> 40) as f32 / 16777216.0;
+            let k = x % 100_000_000_000;
+            use std::fmt::Write;
+            match make {
+                1 => writeln!(text, "\"{k}\",\"{f}\"").unwrap(),
+                2 => writeln!(text, "{k},{}", "abcdefgh".repeat((x % 50) as usize)).unwrap(),
+                3 => writeln!(text, "{{\"id\": {k}, \"name\": \"somebody\", \"v\": {f}}}").unwrap(),
+                4 => { write!(text, "{k},").unwrap(); for i in 0..16 { write!(text, "{}{}", if i > 0 {";"} else {""}, f + i as f32).unwrap(); } text.push('\n'); }
+                _ => writeln!(text, "{k},{f}").unwrap(),
+            }
+        }
+        let mb = text.len() as f64 / 1e6;
+        let mut content = text.into_bytes();
+        if make == 5 {
+            let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+            std::io::Write::write_all(&mut e, &content).unwrap();
+            content = e.finish().unwrap();
+        }
+        if make == 6 {
+            let mut out = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
+            zstd_safe::compress(&mut out, &content, 3).unwrap();
+            content = out;
+        }
+        let mut o = opened(format, &content, 0).await;
+        for threads in [1, 2] {
+            o.env = Env::real(threads).expect("threads");
+            o.load = Arc::new(Load { spec: o.load.spec.clone(), schema: Schema { value, ..o.load.schema.clone() }, bad: BadRows::new(0) });
+            o.budget = Budget::new(4 << 30);
+            let units = o.files.units(u64::MAX).unwrap();
+            let mut best = f64::MAX;
+            let mut n = 0;
+            for _ in 0..3 {
+                let t = Instant::now();
+                let loaded = o.reader(&units).fill(u64::MAX).await.expect("read");
+                best = best.min(t.elapsed().as_secs_f64());
+                n = loaded.decoded.rows;
+            }
+            eprintln!("{name}: {threads} threads {:.0} MB/s, {:.2} M rows/s ({:.1} MB file)", mb / best, n as f64 / best / 1e6, content.len() as f64 / 1e6);
+        }
+    }
+}
