@@ -23,7 +23,7 @@ pub enum FormatError {
         what: &'static str,
     },
     /// The bytes have a format version that this build does not know.
-    #[error("the {what} has format version {found}, this build reads {known}")]
+    #[error("the {what} has format version {found}, this build reads {known}: {}", remedy(*found, *known))]
     Version {
         /// What was being read.
         what: &'static str,
@@ -61,10 +61,19 @@ impl FormatError {
         Self::Damaged { what, reason: reason.into() }
     }
 
-    /// Whether another build of this program could read the bytes: they are sound, but newer.
+    /// Whether a newer build of this program could read the bytes: they are sound, but newer.
     #[must_use]
     pub const fn is_newer_format(&self) -> bool {
-        matches!(self, Self::Version { .. })
+        matches!(self, Self::Version { found, known, .. } if *found > *known)
+    }
+}
+
+/// What to do about bytes of a version that is not read.
+const fn remedy(found: u32, known: u32) -> &'static str {
+    if found > known {
+        "a newer build wrote it, use that one"
+    } else {
+        "it is from before the formats were frozen, load the table again"
     }
 }
 

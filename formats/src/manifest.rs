@@ -327,7 +327,7 @@ fn read_layer(input: &mut Input<'_>) -> Result<Layer, FormatError> {
 #[must_use]
 pub fn content_id_full(uid: TableUid, schema: &Schema, as_of: u32, digests: &[Digest]) -> ContentId {
     let mut sha = Sha256::new();
-    sha.update(b"featurekv content full 0");
+    sha.update(b"featurekv content full 1");
     sha.update(uid.0.to_le_bytes());
     sha.update(schema.to_bytes());
     finish(sha, as_of, digests)
@@ -340,7 +340,7 @@ pub fn content_id_full(uid: TableUid, schema: &Schema, as_of: u32, digests: &[Di
 #[must_use]
 pub fn content_id_increment(parent: &ContentId, as_of: u32, digests: &[Digest]) -> ContentId {
     let mut sha = Sha256::new();
-    sha.update(b"featurekv content increment 0");
+    sha.update(b"featurekv content increment 1");
     sha.update(parent.0);
     finish(sha, as_of, digests)
 }

@@ -205,7 +205,7 @@ fn inspecting_a_pack_shows_what_is_in_it() {
     assert_eq!(pack.parts[0].damage, None);
     assert!(matches!(pack.parts[1].damage, Some(FormatError::Checksum { .. })));
     assert!(matches!(inspect(b"PAR1 and so on"), Err(FormatError::Magic { .. })));
-    let newer = [&b"FKVPCK"[..], &[1, 0], &[0; 100]].concat();
+    let newer = [&b"FKVPCK"[..], &[2, 0], &[0; 100]].concat();
     assert!(inspect(&newer).expect_err("a newer pack").is_newer_format());
     let Ok(Inspection::Pack(names)) =
         inspect(&build_pack(&Sample::new(&schema(KeyType::Bytes, ValueType::Bytes, false), &[3], 5)).1)

@@ -75,7 +75,7 @@ impl Profile {
     /// The load trades memory for time. A table of `f32` per `u64` key, 12 bytes of key and value, takes 11.9 bytes per
     /// record at 0.9, where a lookup that finds its key reads 1.6 lines; 12.6 bytes and 1.4 lines at 0.85; 11.5 bytes and
     /// 2.0 lines at 0.93. `docs/benchmarks.md` has the times.
-    pub const CURRENT: Self = Self { format: 0, load_permille: 900, codec: 0, filter: 0 };
+    pub const CURRENT: Self = Self { format: 1, load_permille: 900, codec: 0, filter: 0 };
     /// The binary fuse filter: about 9 bits per key, and one absent key in 256 is read all the same.
     pub const FILTER_FUSE8: u8 = 1;
 

@@ -18,6 +18,8 @@ use fkv_formats::value::ValueCodec;
 
 pub(crate) const ORIGIN: Origin = Origin { uid: TableUid(0x1234_5678_9abc), version: Version(3) };
 pub(crate) const AS_OF: u32 = 1_700_000_000;
+/// How the golden files of format version 1 are built, whatever is the profile of today.
+pub(crate) const PROFILE_1: Profile = Profile { format: 1, load_permille: 900, codec: 0, filter: 0 };
 
 pub(crate) fn schema(key: KeyType, value: ValueType, ttl: bool) -> Schema {
     let (storage, f16_overflow) = (Storage::Native, F16Overflow::Reject);
@@ -42,6 +44,35 @@ pub(crate) fn u64_of(key: &SampleKey) -> u64 {
     }
 }
 
+/// The record of this number, with a key of either type.
+fn row(schema: &Schema, number: u64) -> Row {
+    let codec = ValueCodec::new(schema);
+    let mut value = Vec::new();
+    let float = |index: u16| f32::from(index) * 0.25 - number as f32;
+    match schema.value {
+        ValueType::F32(d) | ValueType::F16(d) => {
+            let numbers: Vec<f32> = (0..d).map(float).map(|x| x % 1000.0).collect();
+            codec.encode_f32s(&numbers, &mut value).map(|_| ())
+        }
+        ValueType::I64 => codec.encode_i64(-(number as i64), &mut value),
+        ValueType::Bytes => {
+            let text = format!("value {number} ").repeat(number as usize % 23);
+            codec.encode_bytes(text.as_bytes(), &mut value)
+        }
+    }
+    .expect("small numbers fit");
+    let expiry = if schema.ttl { AS_OF + (number % 3) as u32 * 86_400 } else { 0 };
+    Row { number, key: format!("user:{number}").into_bytes(), expiry, value }
+}
+
+/// Keys that all have one hash. Of a 32-byte key xxh3 multiplies two pairs of words, each word mixed with a word of its
+/// fixed secret; a first factor of 0 makes the second one vanish from the hash.
+fn colliding_key(number: u64) -> Vec<u8> {
+    const SECRET: [[u8; 8]; 2] =
+        [[0xb8, 0xfe, 0x6c, 0x39, 0x23, 0xa4, 0x4b, 0xbe], [0xde, 0xd4, 0x6d, 0xe9, 0x83, 0x90, 0x97, 0xdb]];
+    [SECRET[0], number.to_be_bytes(), SECRET[1], [7; 8]].concat()
+}
+
 /// The records of a few parts of a table.
 pub(crate) struct Sample {
     pub(crate) name: String,
@@ -60,38 +91,29 @@ struct Row {
 impl Sample {
     /// `count` records in each of `parts`.
     pub(crate) fn new(schema: &Schema, parts: &[u16], count: usize) -> Self {
-        let codec = ValueCodec::new(schema);
-        let row = |number: u64| {
-            let mut value = Vec::new();
-            let float = |index: u16| f32::from(index) * 0.25 - number as f32;
-            match schema.value {
-                ValueType::F32(d) | ValueType::F16(d) => {
-                    let numbers: Vec<f32> = (0..d).map(float).map(|x| x % 1000.0).collect();
-                    codec.encode_f32s(&numbers, &mut value).map(|_| ())
-                }
-                ValueType::I64 => codec.encode_i64(-(number as i64), &mut value),
-                ValueType::Bytes => {
-                    let text = format!("value {number} ").repeat(number as usize % 23);
-                    codec.encode_bytes(text.as_bytes(), &mut value)
-                }
-            }
-            .expect("small numbers fit");
-            let expiry = if schema.ttl { AS_OF + (number % 3) as u32 * 86_400 } else { 0 };
-            Row { number, key: format!("user:{number}").into_bytes(), expiry, value }
-        };
         let part = |row: &Row| match schema.key {
             KeyType::U64 => part_of(hash_u64(row.number)).0,
             KeyType::Bytes => part_of(Key::Bytes(&row.key).hash()).0,
         };
         let mut rows: Vec<Row> = Vec::new();
         for &wanted in parts {
-            rows.extend((0..).map(row).filter(|row| part(row) == wanted).take(count));
+            rows.extend((0..).map(|number| row(schema, number)).filter(|row| part(row) == wanted).take(count));
         }
         let name = format!("{}-{}{}", schema.key, schema.value, if schema.ttl { "-ttl" } else { "" });
         let name = name.replace('[', "x").replace(']', "");
         let name = if schema.storage == Storage::F16 { format!("{name}-as-f16") } else { name };
         let name = if schema.kind == TableKind::Mem { name } else { format!("{}-{name}", schema.kind) };
         Self { name, schema: schema.clone(), profile: Profile::CURRENT, rows }
+    }
+
+    /// `colliding` records whose keys have one hash, and `others` of the same part.
+    pub(crate) fn colliding(schema: &Schema, colliding: u64, others: usize) -> Self {
+        let part = part_of(Key::Bytes(&colliding_key(0)).hash());
+        let mut sample = Self::new(schema, &[part.0], others);
+        let row = |number: u64| Row { key: colliding_key(number), ..row(schema, number) };
+        sample.rows.extend((0..colliding).map(row));
+        sample.name.push_str("-colliding");
+        sample
     }
 
     /// The same records, built with a filter.
@@ -125,29 +147,36 @@ impl Sample {
         .collect()
     }
 
-    /// One part with records at these distances from the part's first hash.
-    pub(crate) fn at(name: &str, part: u16, distances: impl Iterator<Item = u64>) -> Self {
-        let schema = schema(KeyType::U64, ValueType::F32(1), false);
+    /// One part with records at these distances from the part's first hash, of an integer table.
+    pub(crate) fn at(name: &str, schema: &Schema, part: u16, distances: impl Iterator<Item = u64>) -> Self {
         let first = (u128::from(part) << 64).div_ceil(u128::from(PART_COUNT)) as u64;
-        let row = |distance: u64| Row {
-            number: unhash_u64(first + distance),
-            key: Vec::new(),
-            expiry: 0,
-            value: (distance as u32).to_le_bytes().to_vec(),
-        };
-        Self { name: name.to_owned(), schema, profile: Profile::CURRENT, rows: distances.map(row).collect() }
+        let row = |distance: u64| Row { number: unhash_u64(first + distance), ..row(schema, distance) };
+        let rows = distances.map(row).collect();
+        Self { name: name.to_owned(), schema: schema.clone(), profile: Profile::CURRENT, rows }
     }
 
-    /// What golden files are made of: every shape, a sorted part, and one large enough for short slots.
+    /// The same records, built as golden files of version 1 are.
+    fn of_version_1(mut self) -> Self {
+        self.profile = Profile { filter: self.profile.filter, ..PROFILE_1 };
+        self
+    }
+
+    /// Golden memory tables of version 1: every shape, scanned and sorted, and one large enough for short slots.
     pub(crate) fn golden() -> Vec<Self> {
-        let mut samples = Self::every_shape();
-        samples.push(Self::at("u64-f32-sorted", 5, 1000..1500));
+        let floats = |d| schema(KeyType::U64, ValueType::F32(d), false);
+        let texts = |key| schema(key, ValueType::Bytes, false);
         let width = u64::MAX / u64::from(PART_COUNT) / 4000;
-        samples.push(Self::at("u64-f32-large", 1200, (0..4000).map(|i| i * width + hash_u64(i) % width)));
-        samples
+        let mut samples = Self::every_shape();
+        samples.push(Self::at("u64-f32-sorted", &floats(1), 5, 1000..1500));
+        samples.push(Self::at("u64-f32x5-sorted", &floats(5), 6, 0..200));
+        samples.push(Self::at("u64-bytes-sorted", &texts(KeyType::U64), 7, 0..200));
+        samples.push(Self::colliding(&texts(KeyType::Bytes), 160, 20));
+        samples.push(Self::at("u64-f32-large", &floats(1), 1200, (0..4000).map(|i| i * width + hash_u64(i) % width)));
+        samples.into_iter().map(Self::of_version_1).collect()
     }
 
-    /// Golden tables on disk: every kind, with and without a filter, with records of several blocks.
+    /// Golden tables of version 1 on disk: every kind, scanned and sorted, with and without a filter and a directory, with
+    /// records of several blocks and blocks of one hash.
     pub(crate) fn golden_on_disk() -> Vec<Self> {
         let sample = |schema: &Schema| {
             let sample = Self::new(schema, &[0, 1, 2399], 70);
@@ -156,9 +185,14 @@ impl Sample {
         let mut samples: Vec<Self> = disk_schemas().iter().map(sample).collect();
         samples.push(sample(&disk_schemas()[2]).filtered());
         let idx = Schema { kind: TableKind::Idx, ..schema(KeyType::U64, ValueType::F32(1), false) };
-        let sorted = Self { schema: idx, ..Self::at("idx-u64-f32-sorted", 5, 1000..1500) };
-        samples.push(sorted);
-        samples
+        samples.push(Self::at("idx-u64-f32-sorted", &idx, 5, 1000..1500));
+        for kind in [TableKind::Idx, TableKind::Blk] {
+            samples.push(Self::colliding(&Schema { kind, ..schema(KeyType::Bytes, ValueType::Bytes, false) }, 100, 20));
+        }
+        // A record per block.
+        let wide = Schema { kind: TableKind::Blk, ..schema(KeyType::U64, ValueType::F32(510), true) };
+        samples.push(Self::new(&wide, &[1234], 34).filtered());
+        samples.into_iter().map(Self::of_version_1).collect()
     }
 
     /// The records in their order.

@@ -99,7 +99,7 @@ pub(crate) enum LoadError {
     Store(#[from] StoreError),
     #[error("version {version} cannot be loaded: {reason}")]
     Version { version: Version, reason: String },
-    #[error("{path} is damaged: {error}")]
+    #[error("{path} cannot be used: {error}")]
     Object { path: String, error: FormatError },
     #[error("{path} is not the object that its version refers to: {reason}")]
     Foreign { path: String, reason: String },
