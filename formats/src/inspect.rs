@@ -7,6 +7,7 @@ use crate::manifest::{self, Form};
 use crate::pack::{self, DirectoryRead, PackDirectory, PackPart};
 use crate::record::{Key, RecordRef};
 use crate::table::disk::BlockRead;
+use crate::table::mem::MemLayout;
 use crate::table::{PartLayout, PartRecords, blk};
 use crate::value::{Value, ValueCodec, ValueError};
 
@@ -201,7 +202,11 @@ fn look_at_records(
     while let Some(record) = records.next() {
         let record = record?;
         let displacement = match (&records, layout) {
-            (PartRecords::Mem(records), _) => Some(records.displacement()),
+            (PartRecords::Mem(records), PartLayout::Mem(layout)) => {
+                check_slot(layout, data, &record)?;
+                Some(records.displacement())
+            }
+            (PartRecords::Mem(_), _) => None,
             (PartRecords::Disk(records), layout) => {
                 let begins = run.replace(records.place()) != Some(records.place());
                 count_record(&mut seen.blocks, &records.place(), begins, &record, layout);
@@ -249,6 +254,15 @@ fn count_record(
         counts.blocks += u64::from(place.blocks);
     }
     counts.record_bytes += layout.record_spec().map_or(0, |spec| spec.record_len(record) as u64);
+}
+
+/// Checks that a lookup in a memory part finds a record where it was listed.
+fn check_slot(layout: &MemLayout, data: &[u8], record: &RecordRef<'_>) -> Result<(), FormatError> {
+    let found = layout.find(data, record.h, record.key);
+    if found.is_some_and(|found| (Some(found.value), found.expiry) == (record.value, record.expiry)) {
+        return Ok(());
+    }
+    Err(FormatError::damaged("index", format!("the record with hash {:016x}: no lookup finds it", record.h)))
 }
 
 /// Checks that the index leads to the run that has a record; gives how many lines from home the entry lies, if there are

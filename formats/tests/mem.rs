@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use fkv_formats::checksum::Origin;
 use fkv_formats::error::{BuildError, FormatError};
 use fkv_formats::hash::{hash_u64, unhash_u64};
-use fkv_formats::id::{PART_COUNT, Part};
+use fkv_formats::id::{PART_COUNT, Part, TableUid, Version};
+use fkv_formats::inspect::{Inspection, inspect};
+use fkv_formats::pack::PackWriter;
 use fkv_formats::record::{KEY_BYTES_MAX, Key, RecordRef};
 use fkv_formats::route::part_of;
 use fkv_formats::schema::{F16Overflow, KeyType, Schema, Storage, TableKind, ValueType};
@@ -470,4 +473,46 @@ fn long_values_and_empty_ones_are_kept() {
     records.sort_by_key(RecordRef::order);
     assert_eq!(records.len(), 20);
     build_and_check(&schema, part, &records, &[OwnedKey::Bytes(Vec::new())]);
+}
+
+/// Under good checksums an image may still contradict itself. Fuzzing found that one with more records than its header says
+/// gave them all before it failed.
+#[test]
+fn a_record_too_many_is_not_given() {
+    let (layout, image) = crowded_part();
+    let mut header = layout.header();
+    let records = layout.records() - 3;
+    header[8..16].copy_from_slice(&records.to_le_bytes());
+    let fewer = MemLayout::parse(&header).expect("a legal header");
+    let listed: Vec<_> = fewer.iter(&image, Part(7)).collect();
+    assert_eq!(listed.iter().filter(|record| record.is_ok()).count() as u64, records);
+    assert!(listed.last().expect("records and an error").is_err());
+}
+
+/// Fuzzing found that a part passed for sound although no lookup came to some of its records.
+#[test]
+fn a_record_that_no_lookup_finds_is_damage() {
+    let (layout, image) = crowded_part();
+    let inspected = |image: &[u8]| {
+        let origin = Origin { uid: TableUid(1), version: Version(1) };
+        let schema = schema(KeyType::U64, ValueType::F32(1), false);
+        let mut pack = PackWriter::new(Vec::new(), origin, &schema, Profile::CURRENT).expect("memory takes all");
+        pack.put_part(Part(7), &layout.into(), image).expect("a part");
+        let Ok(Inspection::Pack(pack)) = inspect(&pack.finish().expect("memory takes all").1) else { panic!("a pack") };
+        pack
+    };
+    assert!(inspected(&image).is_sound());
+    // The line says that all records whose home it is are in it.
+    let mut altered = image.clone();
+    let meta = altered.iter_mut().skip(63).step_by(64).find(|meta| **meta >> 5 > 0).expect("some line is crowded");
+    *meta &= 0x1f;
+    assert!(matches!(&inspected(&altered).parts[0].damage, Some(FormatError::Damaged { what: "index", .. })));
+}
+
+/// A part in which some records do not lie at home.
+fn crowded_part() -> (MemLayout, Vec<u8>) {
+    let schema = schema(KeyType::U64, ValueType::F32(1), false);
+    let keys = (0..).map(OwnedKey::U64).filter(|key| part_of(key.as_key().hash()) == Part(7)).take(200);
+    let records: Vec<Owned> = keys.map(|key| owned(key, &schema)).collect();
+    build_part(&schema, Profile::CURRENT, Part(7), &sorted(&records, Part(7)), Vec::new()).expect("built")
 }

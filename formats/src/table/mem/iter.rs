@@ -98,6 +98,9 @@ impl<'a> Records<'a> {
         if self.last.is_some_and(|last| last >= (h, key)) {
             return Err(self.damaged("it is not above the one before it"));
         }
+        if self.read == self.layout.records() {
+            return Err(self.damaged("it is one more than the header says"));
+        }
         if self.layout.probe() == Probe::Scan {
             let home = bucket(h, self.layout.buckets());
             if home > self.line || self.line - home > self.layout.d_max() {
