@@ -544,3 +544,6 @@ fn ask_for_records<const W: usize>(ring: &Ring<'_, W>, lines: &Lines, format: Li
         prefetch_range(image, usize::try_from(record).unwrap_or(usize::MAX), len, RECORD_LINES_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;
