@@ -146,6 +146,9 @@ fn no_flipped_bit_or_cut_of_a_memory_pack_goes_unnoticed() {
         let parts: Vec<u16> = (0..16).map(|part| part * 150).collect();
         damage_everywhere(&Sample::new(&schema, &parts, count));
     }
+    // Sorted, in one part.
+    let floats = schema(KeyType::U64, ValueType::F32(1), false);
+    damage_everywhere(&Sample::at("u64-f32-sorted", &floats, 5, 0..4000));
 }
 
 #[test]
@@ -166,6 +169,29 @@ fn no_flipped_bit_or_cut_of_a_blk_pack_goes_unnoticed() {
         damage_everywhere(&sample(()));
         damage_everywhere(&sample(()).filtered());
     }
+}
+
+/// Only a part of 32 blocks and more has a directory of its blocks: of so large a file, all bits but those of the blocks.
+#[test]
+fn no_flipped_bit_beside_the_blocks_of_a_large_part_goes_unnoticed() {
+    let sample = Sample::golden_on_disk().pop().expect("the sample with a directory");
+    let (summary, object) = build_pack(&sample);
+    let Ok(PartLayout::Blk(layout)) = summary.directory.parts[0].layout() else { panic!("a blk part") };
+    assert!(layout.index_len() > u64::from(layout.blocks()) * 4 && layout.filter_len() > 0, "it has all there can be");
+    let mut altered = object.clone();
+    let mut flips = 0;
+    for (stretch, check) in stretches(&object, &summary.directory, summary.tail_len) {
+        if matches!(check, Check::Chunk(_, _, Some(_))) {
+            continue;
+        }
+        for (at, bit) in stretch.clone().flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            altered[at] ^= 1 << bit;
+            assert!(is_detected(&altered, &summary.directory, &stretch, &check), "bit {bit} of byte {at}");
+            altered[at] ^= 1 << bit;
+            flips += 1;
+        }
+    }
+    assert_eq!(flips as u64, (object.len() as u64 - layout.block_len()) * 8);
 }
 
 /// A form has 160 KB at least. Its checksum is computed anew for every flip, from the kilobyte with the flip on.
