@@ -124,7 +124,22 @@ impl Keys {
             "workers" => Kind::Worker(segments.next()?.to_owned()),
             _ => return None,
         };
-        segments.next().is_none().then_some(kind)
+        // One thing, one key: parsers of numbers let other spellings through.
+        (segments.next().is_none() && self.is_spelling_of(key, &kind)).then_some(kind)
+    }
+
+    /// Whether `key` is how this build writes the key of `kind`.
+    fn is_spelling_of(&self, key: &str, kind: &Kind) -> bool {
+        match kind {
+            Kind::Dropped(uid) => self.dropped(*uid) == key,
+            Kind::Version(uid, version) => self.version(*uid, *version) == key,
+            Kind::Task(uid, task) => self.task(*uid, *task) == key,
+            Kind::Lock(uid, task, job) => self.lock(*uid, *task, job) == key,
+            Kind::Progress(uid, task) => self.progress(*uid, *task) == key,
+            Kind::Claim(slot) => self.claim(slot) == key,
+            Kind::Report(slot) => self.report(slot) == key,
+            Kind::Topology | Kind::Alignments | Kind::Table(_) | Kind::Submit | Kind::Job | Kind::Worker(_) => true,
+        }
     }
 
     /// The topology.
@@ -307,6 +322,24 @@ mod tests {
         }
         for strange in ["/fkv/rank/", "/fkv/other/topology", "/fkv/rank/new/1", "/fkv/rank/tasks/zz/1", ""] {
             assert_eq!(keys.parse(strange), None, "{strange}");
+        }
+    }
+
+    /// Such keys once stood for a record that has another key, and would have taken its place in a view.
+    #[test]
+    fn another_spelling_of_a_key_stands_for_nothing() {
+        let keys = Keys::new("rank").expect("a good name");
+        for strange in [
+            "versions/0000000000000ABC/00000000000000000007",
+            "versions/abc/00000000000000000007",
+            "versions/+000000000000abc/00000000000000000007",
+            "versions/0000000000000abc/7",
+            "tasks/0000000000000abc/+0000000000000000007",
+            "dropped/abc",
+            "claims/a/3",
+            "reports/a/+0003",
+        ] {
+            assert_eq!(keys.parse(&format!("/fkv/rank/{strange}")), None, "{strange}");
         }
     }
 
