@@ -188,6 +188,9 @@ fn table_view(table: &kv::Table) -> Result<TableView, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
     use super::*;
 
     fn reply() -> kv::TopologyReply {
@@ -258,5 +261,32 @@ mod tests {
         assert!(view.unreadable["x"].contains("tape"));
         assert!(view.tables.contains_key("y"));
         assert_eq!(view.sects["a"].state, SectState::Unknown);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// A message whose bytes were changed anywhere gives an error, or a topology that is written as it was read.
+        #[test]
+        fn a_message_from_anyone_gives_an_error_or_a_topology(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+            more in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut bytes = reply().encode_to_vec();
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            bytes.extend(more);
+            for (place, byte) in changes {
+                let at = place.index(bytes.len().max(1));
+                bytes.get_mut(at).into_iter().for_each(|old| *old = byte);
+            }
+            let view = kv::TopologyReply::decode(&bytes[..]).ok().map(TopologyView::try_from);
+            if let Some(Ok(view)) = view {
+                let again = TopologyView::try_from(kv::TopologyReply::from(&view));
+                prop_assert_eq!(again, Ok(TopologyView { unreadable: BTreeMap::new(), ..view }));
+            }
+        }
     }
 }
