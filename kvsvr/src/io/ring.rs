@@ -152,9 +152,9 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether something is queued that the kernel has not taken.
-    pub(super) fn has_queued(&mut self) -> bool {
-        !self.ring.submission().is_empty()
+    /// How much is queued that the kernel has not taken.
+    pub(super) fn queued(&mut self) -> usize {
+        self.ring.submission().len()
     }
 
     /// Takes what has completed: `finished` is called with every read, in order. Whether there was a wake among it.

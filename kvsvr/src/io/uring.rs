@@ -1,8 +1,11 @@
 //! Reads through io_uring: one ring per thread, and one thread per ring.
 //!
 //! ```text
-//!   loop: commands ─▶ completions ─▶ begin what may begin ─▶ hand over groups ─▶ sleep in io_uring_enter
+//!   loop: commands ─▶ completions ─▶ begin what may begin, a few at a time ─▶ hand over groups ─▶ sleep in io_uring_enter
 //! ```
+//!
+//! A device that has answered all it had is idle until it is given more. So the next reads are with the kernel before
+//! readers are woken, and the first of them before the last has been prepared.
 //!
 //! The thread sleeps in the kernel, waiting for completions, of which a poll of its inbox's event is one; it never
 //! spins. With many reads in flight it waits for a few completions at once, about a thirtieth of them: that adds as
@@ -31,6 +34,8 @@ const RINGS_DEFAULT_MAX: usize = 4;
 const WAIT_MAX: usize = 8;
 /// One of so many reads in flight is waited for.
 const WAIT_SHARE: usize = 32;
+/// Reads that the kernel is given at once. It passes them on to the device when it has prepared the last of them.
+const SUBMIT_READS: usize = 4;
 
 /// The engine.
 #[derive(Debug)]
@@ -199,11 +204,14 @@ impl Worker {
             self.inbox.take(&mut commands);
             commands.drain(..).for_each(|command| self.obey(command));
             self.reap()?;
-            while let Some(job) = self.again.pop() {
+            while let Some(job) = self.again.pop().or_else(|| self.scheduler.next()) {
                 self.ring.begin(job)?;
+                if self.ring.queued() >= SUBMIT_READS {
+                    self.ring.enter(0)?;
+                }
             }
-            while let Some(job) = self.scheduler.next() {
-                self.ring.begin(job)?;
+            if self.ring.queued() > 0 {
+                self.ring.enter(0)?;
             }
             self.scheduler.flush();
             if self.stopping && self.ring.in_flight() == 0 {
@@ -213,7 +221,7 @@ impl Worker {
                 let outcome = self.ring.enter((self.ring.in_flight() / WAIT_SHARE).clamp(1, WAIT_MAX));
                 self.inbox.awake();
                 outcome?;
-            } else if self.ring.has_queued() || self.ring.in_flight() > 0 {
+            } else if self.ring.queued() > 0 || self.ring.in_flight() > 0 {
                 self.ring.enter(0)?;
             }
         }
