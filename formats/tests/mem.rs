@@ -489,7 +489,7 @@ fn a_record_too_many_is_not_given() {
     assert!(listed.last().expect("records and an error").is_err());
 }
 
-/// Fuzzing found that a part passed for sound although no lookup came to some of its records.
+/// Once, a part passed an inspection although no lookup came to some of its records.
 #[test]
 fn a_record_that_no_lookup_finds_is_damage() {
     let (layout, image) = crowded_part();

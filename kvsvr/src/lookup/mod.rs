@@ -11,8 +11,6 @@
 //! keys. Time: what expired by `as_of` is absent in every form of the version; `expired` means later than that, by
 //! `read_ts` (design: `as_of < expiry ≤ max(read_ts, as_of)`).
 
-#[cfg(test)]
-mod batch_tests;
 mod disk;
 mod form;
 mod pipeline;
