@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beyond Rust, Python and apt. Does nothing, quickly, where all is there already.
 #
+#   c++       for libFuzzer, which is C++              apt (g++), or CXX
 #   etcd      the metadata store of the etcd tests     apt (etcd-server), or FKV_TEST_ETCD
 #   s3s-fs    the S3 server of the store tests         cargo, into target/tools, or FKV_TEST_S3
 #   python    pyarrow, grpcio and others               PyPI, into target/venv, or FKV_TEST_PYTHON
@@ -41,6 +42,17 @@ apt_install() {
     quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" 2>/dev/null && return
     quietly as_root apt-get update
     quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+setup_cxx() {
+    local how="was there" compiler=${CXX:-c++}
+    if ! command -v "$compiler" >/dev/null; then
+        [[ -z ${CXX:-} ]] || die "CXX is no compiler: $CXX"
+        say "c++: installing g++ with apt"
+        apt_install g++ || die "g++ cannot be installed; install it by hand, or name a compiler in CXX"
+        how="installed"
+    fi
+    say "c++: $(command -v "$compiler") $("$compiler" -dumpversion) ($how)"
 }
 
 setup_etcd() {
@@ -129,6 +141,7 @@ mkdir -p target
 # Two runs at once would install over each other.
 exec 9>target/.setup.lock
 if command -v flock >/dev/null; then flock 9; fi
+setup_cxx
 setup_etcd
 setup_s3
 setup_python

@@ -74,7 +74,7 @@ pub fn run(origin: Origin, part: Part, first_block: u32, bytes: &[u8]) -> u64 {
 /// The checksum of a chunk of a slice: of its bytes behind the checksum itself.
 #[inline]
 #[must_use]
-pub(crate) fn slice_chunk(id: &SliceId, part: Part, index: u32, bytes: &[u8]) -> u64 {
+pub fn slice_chunk(id: &SliceId, part: Part, index: u32, bytes: &[u8]) -> u64 {
     let mut place = [0; 44];
     place[..8].copy_from_slice(b"fkvslice");
     place[8..16].copy_from_slice(&id.uid.0.to_le_bytes());

@@ -66,13 +66,48 @@ fn records(rows: &[Row]) -> Vec<RecordRef<'_>> {
     records
 }
 
-/// A group of these bytes, that nobody accounts for.
-fn group(env: &Env, bytes: &[u8]) -> Arc<Group> {
-    let mut arena = ArenaBuilder::new(bytes.len()).expect("mapped");
-    arena.regions(&[bytes.len()])[0].copy_from_slice(bytes);
-    let reservation = Ledger::new(u64::MAX, 0).reserve(bytes.len() as u64, 0).expect("fits");
+/// Bytes around every part that nobody may read.
+const FENCE_BYTES: usize = 64;
+
+/// Forbids memory, where AddressSanitizer watches: of memory that is mapped, as arenas are, it knows nothing by itself. It
+/// allows it again when it is unmapped.
+fn forbid(bytes: &[u8]) {
+    #[cfg(fkv_asan)]
+    {
+        unsafe extern "C" {
+            fn __asan_poison_memory_region(start: *const std::ffi::c_void, len: usize);
+        }
+        // SAFETY: this changes only what AddressSanitizer knows of the bytes.
+        unsafe { __asan_poison_memory_region(bytes.as_ptr().cast(), bytes.len()) };
+    }
+    #[cfg(not(fkv_asan))]
+    let _ = bytes;
+}
+
+/// A group of these pieces, that nobody accounts for, and where each begins. There are fences around them.
+fn group(env: &Env, pieces: &[Vec<u8>]) -> (Arc<Group>, Vec<usize>) {
+    let mut starts = Vec::new();
+    let mut len = FENCE_BYTES;
+    for piece in pieces {
+        starts.push(len);
+        len = (len + piece.len() + FENCE_BYTES).next_multiple_of(64);
+    }
+    let mut arena = ArenaBuilder::new(len).expect("mapped");
+    let mut region = arena.regions(&[len]).remove(0);
+    for (start, piece) in starts.iter().zip(pieces) {
+        region[*start..][..piece.len()].copy_from_slice(piece);
+    }
+    drop(region);
+    let reservation = Ledger::new(u64::MAX, 0).reserve(len as u64, 0).expect("fits");
     // Without its task the memory goes with its last holder.
-    Arc::new(Group::new(arena.freeze().expect("read-only"), reservation, Reaper::start(env).0))
+    let group = Arc::new(Group::new(arena.freeze().expect("read-only"), reservation, Reaper::start(env).0));
+    let mut behind = 0;
+    for (start, piece) in starts.iter().zip(pieces) {
+        forbid(&group.bytes()[behind..*start]);
+        behind = start + piece.len();
+    }
+    forbid(&group.bytes()[behind..len]);
+    (group, starts)
 }
 
 /// The beginning of an image of a table in memory.
@@ -87,16 +122,33 @@ pub(crate) fn on_disk(cache: &Arc<RecordCache>) -> ImageBuilder {
 
 /// Adds the parts of these rows, as one group.
 pub(crate) fn add_memory(env: &Env, builder: &mut ImageBuilder, schema: &Schema, rows: &[Row]) {
+    add_changed_memory(env, builder, schema, rows, |_| {});
+}
+
+/// Adds the parts of these rows, as one group, the bytes of each part as `change` leaves them.
+pub(crate) fn add_changed_memory(
+    env: &Env,
+    builder: &mut ImageBuilder,
+    schema: &Schema,
+    rows: &[Row],
+    mut change: impl FnMut(&mut [u8]),
+) {
     let records = records(rows);
-    let (mut bytes, mut parts) = (Vec::new(), Vec::new());
+    let (mut images, mut parts) = (Vec::new(), Vec::new());
     for records in records.chunk_by(|a, b| part_of(a.h) == part_of(b.h)) {
         let part = part_of(records[0].h);
-        let (layout, image) = build_part(schema, Profile::CURRENT, part, records, Vec::new()).expect("built");
-        parts.push((part, Placed { group: 0, start: bytes.len(), len: image.len(), layout }));
-        bytes.extend_from_slice(&image);
-        bytes.resize(bytes.len().next_multiple_of(64), 0);
+        let (layout, mut image) = build_part(schema, Profile::CURRENT, part, records, Vec::new()).expect("built");
+        change(&mut image);
+        parts.push((part, layout));
+        images.push(image);
     }
-    builder.add_group(group(env, &bytes), parts);
+    let (group, starts) = group(env, &images);
+    let placed = parts
+        .into_iter()
+        .zip(starts)
+        .zip(&images)
+        .map(|(((part, layout), start), image)| (part, Placed { group: 0, start, len: image.len(), layout }));
+    builder.add_group(group, placed.collect::<Vec<_>>());
 }
 
 /// Writes the parts of these rows to the pack `name` in `dir`, and adds them as a group whose blocks are there. Gives the
@@ -112,20 +164,21 @@ pub(crate) fn add_pack(
 ) -> Arc<LocalFile> {
     let (pack, origin) = (pack_of(schema, rows), Origin { uid: UID, version: VERSION });
     OsFiles.write_durably(&dir.join(name), &pack.bytes).expect("written");
-    let (mut bytes, mut parts) = (Vec::new(), Vec::new());
-    for part in &pack.directory.parts {
-        let layout = DiskLayout::of(part.layout().expect("a good header")).expect("of a table on SSD");
-        let placed = DiskPlaced { group: 0, start: bytes.len(), layout, file: 0, blocks_at: part.offset, origin };
-        parts.push((part.part, placed));
+    let residents = pack.directory.parts.iter().map(|part| {
         let resident = part.resident_range();
-        bytes.extend_from_slice(&pack.bytes[resident.start as usize..resident.end as usize]);
-        bytes.resize(bytes.len().next_multiple_of(64), 0);
+        pack.bytes[resident.start as usize..resident.end as usize].to_vec()
+    });
+    let (group, starts) = group(env, &residents.collect::<Vec<_>>());
+    let mut parts = Vec::new();
+    for (part, start) in pack.directory.parts.iter().zip(starts) {
+        let layout = DiskLayout::of(part.layout().expect("a good header")).expect("of a table on SSD");
+        parts.push((part.part, DiskPlaced { group: 0, start, layout, file: 0, blocks_at: part.offset, origin }));
     }
     let reservation = Ledger::new(0, u64::MAX).reserve(0, pack.bytes.len() as u64).expect("fits");
     let local = Arc::new(LocalFile::new(name.to_owned(), pack.bytes.len() as u64, reservation));
     let handle = io.register(&dir.join(name)).expect("opened");
     let file = DiskFile { handle, local: Arc::clone(&local) };
-    builder.add_disk_group(group(env, &bytes), vec![file], &parts);
+    builder.add_disk_group(group, vec![file], &parts);
     local
 }
 

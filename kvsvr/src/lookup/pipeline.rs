@@ -138,6 +138,34 @@ impl<'a> Batch<'a> {
     }
 }
 
+#[cfg(test)]
+impl<'a> Batch<'a> {
+    /// As [`run`](Self::run), in a way for CPUs with fewer instructions than this one may have: `None` if the way does not
+    /// know the format.
+    pub(super) fn run_plainly(
+        &self,
+        by_words: bool,
+        sink: impl FnMut(Answer<'a>) -> Result<(), SectionStatus>,
+    ) -> Option<Result<(), SectionStatus>> {
+        let (lines, keys) = (self.image.lines(), self.keys);
+        let format = lines.format()?;
+        let one = One { batch: self, format, sink };
+        if by_words {
+            return Some(pass(lines, keys, format, Words(format), one));
+        }
+        #[cfg(target_arch = "x86_64")]
+        return Pairs::new(&format).map(|pairs| pass(lines, keys, format, pairs, one));
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// As [`fill`](Self::fill) of a batch of values of `V` bytes, likewise.
+    pub(super) fn fill_plainly<const V: usize>(&self, dense: &mut DenseWriter<'_>) -> Result<(), SectionStatus> {
+        let format = self.image.lines().format().expect("a plain batch has a format");
+        pass(self.image.lines(), self.keys, format, Words(format), Plain::<'_, '_, '_, '_, V> { batch: self, dense })
+    }
+}
+
 /// Puts one answer into a reply that has values as they are stored.
 #[inline]
 fn put_plain(answer: Answer<'_>, dense: &mut DenseWriter<'_>) -> Result<(), SectionStatus> {

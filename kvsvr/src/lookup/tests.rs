@@ -23,32 +23,67 @@ fn mem(key: KeyType, value: ValueType) -> Schema {
     testing::schema(TableKind::Mem, key, value)
 }
 
-/// The answers to `keys`, in both ways that a section is answered.
+/// The answers to `keys`, in all ways that a section is answered on some CPU.
 fn answers(image: &Image, schema: &Schema, keys: &[OwnedKey]) -> Vec<Known> {
     let request = testing::request(keys);
     let section = request.sections().next().expect("one section");
     let batch = Batch { image, keys: section.keys, as_of: image.as_of(), read_ts_s: READ_TS_S };
+    let known = |answer: Answer<'_>| match answer {
+        Answer::Found(value) => (KeyStatus::Found, value.to_vec()),
+        Answer::Missing(status) => (status, Vec::new()),
+    };
     let mut answers = Vec::new();
     let run = batch.run(|answer| {
-        answers.push(match answer {
-            Answer::Found(value) => (KeyStatus::Found, value.to_vec()),
-            Answer::Missing(status) => (status, Vec::new()),
-        });
+        answers.push(known(answer));
         Ok(())
     });
     assert_eq!(run, Ok(()));
+    for by_words in [false, true] {
+        let mut plainly = Vec::new();
+        let run = batch.run_plainly(by_words, |answer| {
+            plainly.push(known(answer));
+            Ok(())
+        });
+        if let Some(run) = run {
+            assert_eq!(run, Ok(()));
+            assert!(plainly == answers, "all ways to compare agree");
+        }
+    }
 
     let conversion = Conversion::new(schema, ValueForm::Native).expect("the native form is always there");
-    let mut writer = ReplyWriter::new(ReplyHeader::default(), 0, 64 << 20);
+    let replied = replied(|writer| answer_keys(writer, label(), batch, conversion).expect("it fits"));
+    assert_eq!(replied, answers, "both ways to answer agree");
+    if let Some(width) = schema.stored_width().filter(|width| batch.is_plain(*width)) {
+        let fill = match width {
+            2 => Batch::fill_plainly::<2>,
+            4 => Batch::fill_plainly::<4>,
+            8 => Batch::fill_plainly::<8>,
+            16 => Batch::fill_plainly::<16>,
+            _ => return answers,
+        };
+        let filled = self::replied(|writer| {
+            let mut dense = writer.dense(label(), schema.value, keys.len()).expect("it fits");
+            fill(&batch, &mut dense).expect("filled");
+            dense.finish();
+        });
+        assert!(filled == answers, "all ways to fill agree");
+    }
+    answers
+}
+
+fn label() -> SectionLabel {
     let shown = Shown { version: testing::VERSION, content: testing::CONTENT, epoch: Default::default() };
-    let label = SectionLabel { served: Some(shown), ..SectionLabel::unknown(testing::UID) };
-    answer_keys(&mut writer, label, batch, conversion).expect("it fits");
+    SectionLabel { served: Some(shown), ..SectionLabel::unknown(testing::UID) }
+}
+
+/// The answers of a section that is written so.
+fn replied(write: impl FnOnce(&mut ReplyWriter)) -> Vec<Known> {
+    let mut writer = ReplyWriter::new(ReplyHeader::default(), 0, 64 << 20);
+    write(&mut writer);
     let reply = Reply::parse(writer.finish()).expect("a good reply");
     let section = reply.section(0).expect("one section");
     assert_eq!(section.status(), SectionStatus::Ok);
-    let replied: Vec<Known> = section.answers().map(|(status, value)| (status, value.to_vec())).collect();
-    assert_eq!(replied, answers, "both ways to answer agree");
-    answers
+    section.answers().map(|(status, value)| (status, value.to_vec())).collect()
 }
 
 /// Asks for `keys` many times over, in batches that end anywhere in a window, and compares every answer.
@@ -296,4 +331,85 @@ async fn the_format_of_most_records_is_looked_up_quickly_whichever_part_comes_fi
         add_memory(&env, &mut builder, &schema, &rows(&[20, 21, 22, 23, 24, 25, 26], few));
         assert_eq!(builder.finish().lines().format(), formats[&3], "the many are the few now");
     }
+}
+
+/// Changes a part: in a few places, in the last byte of every line, or everywhere.
+fn damage(bytes: &mut [u8], round: usize, seed: &mut u64) {
+    let mut random = || {
+        *seed = hash_u64(seed.wrapping_add(1));
+        *seed as usize
+    };
+    match round % 4 {
+        0 => {
+            for _ in 0..bytes.len() / 20 {
+                bytes[random() % bytes.len()] = random() as u8;
+            }
+        }
+        // More slots in use than there are, the farthest reach.
+        1 => bytes.iter_mut().skip(63).step_by(64).for_each(|meta| *meta = 0xff),
+        2 => bytes.iter_mut().skip(63).step_by(64).for_each(|meta| *meta = random() as u8),
+        _ => bytes.fill_with(|| if random() % 3 == 0 { 0xff } else { random() as u8 }),
+    }
+}
+
+/// Images are verified when they are loaded. Should one be damaged all the same, lookups may find something wrong, but
+/// nothing outside of it.
+#[tokio::test]
+async fn no_lookup_leaves_an_image_that_is_damaged() {
+    let env = Env::real(1).expect("threads start");
+    let mut seed = 3;
+    for (key, value) in [
+        (KeyType::U64, ValueType::F16(1)),
+        (KeyType::U64, ValueType::F32(1)),
+        (KeyType::U64, ValueType::F32(4)),
+        (KeyType::U64, ValueType::F32(40)),
+        (KeyType::U64, ValueType::Bytes),
+        (KeyType::Bytes, ValueType::Bytes),
+        (KeyType::Bytes, ValueType::F32(2)),
+    ] {
+        for (ttl, round) in [false, true].into_iter().flat_map(|ttl| (0..8).map(move |round| (ttl, round))) {
+            let schema = Schema { ttl, ..mem(key, value) };
+            let numbers: Vec<u64> = [0, 1, 700, 2399].into_iter().flat_map(|part| keys_of(Part(part), 700)).collect();
+            let key_of = |number: u64| match key {
+                KeyType::U64 => OwnedKey::U64(number),
+                KeyType::Bytes => OwnedKey::Bytes(format!("name {number}").into_bytes()),
+            };
+            let rows: Vec<Row> = numbers.iter().map(|number| row(&schema, key_of(*number))).collect();
+            let mut builder = memory(AS_OF);
+            testing::add_changed_memory(&env, &mut builder, &schema, &rows, |bytes| damage(bytes, round, &mut seed));
+            let image = builder.finish();
+            let absent = numbers.iter().map(|number| key_of(number + 1));
+            let keys: Vec<OwnedKey> = rows.iter().map(|row| row.key.clone()).chain(absent).collect();
+            for keys in keys.chunks(1000).chain(keys.chunks(61).take(9)) {
+                let request = testing::request(keys);
+                let section = request.sections().next().expect("one section");
+                let batch = Batch { image: &image, keys: section.keys, as_of: AS_OF, read_ts_s: READ_TS_S };
+                let (mut answers, mut ways) = (0, 1);
+                let mut sink = |answer: Answer<'_>| {
+                    answers += 1;
+                    if let Answer::Found(value) = answer {
+                        assert!(is_part_of(&image, value), "values are part of the image");
+                        assert!(schema.stored_width().is_none_or(|width| width == value.len()));
+                    }
+                    Ok(())
+                };
+                assert_eq!(batch.run(&mut sink), Ok(()));
+                for by_words in [false, true] {
+                    ways += usize::from(batch.run_plainly(by_words, &mut sink).is_some());
+                }
+                assert_eq!(answers, ways * keys.len(), "every key has an answer");
+                let conversion = Conversion::new(&schema, ValueForm::Native).expect("the native form");
+                let mut writer = ReplyWriter::new(ReplyHeader::default(), 0, 64 << 20);
+                // What is wrong with a value may be told instead.
+                let _ = answer_keys(&mut writer, label(), batch, conversion);
+            }
+        }
+    }
+}
+
+/// Whether bytes handed out are an image's.
+fn is_part_of(image: &Image, bytes: &[u8]) -> bool {
+    let range = bytes.as_ptr_range();
+    let mut groups = image.groups().map(|group| group.bytes().as_ptr_range());
+    bytes.is_empty() || groups.any(|group| group.start <= range.start && range.end <= group.end)
 }
