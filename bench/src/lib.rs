@@ -5,8 +5,8 @@
 //!   fkv-bench SUITE [--quick] [--json FILE]
 //!     mem    batch lookups in memory tables     limit: prefetched gather     rival: hashbrown
 //!     image  loading memory images             limit: fio read, memcpy
-//!     idx    cold lookups, an entry per key    limit: fio randread
-//!     blk    cold lookups, an entry per block  limit: fio randread
+//!     idx    cold lookups, an entry per key    limit: fio randread           rivals: RocksDB, LMDB
+//!     blk    cold lookups, an entry per block  limit: fio randread           rivals: RocksDB, LMDB
 //! ```
 
 #![allow(clippy::cast_precision_loss, reason = "ratios need no more than 52 bits")]
@@ -19,4 +19,10 @@ pub mod ssd;
 
 mod fio;
 mod huge;
+mod keys;
+#[cfg(feature = "rivals")]
+mod rivals;
 mod stored;
+mod window;
+#[cfg(any(test, feature = "rivals"))]
+mod zipf;

@@ -58,6 +58,14 @@ pub fn resident_bytes(files: &dyn Files) -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
+/// Blocks of 4 KiB that this process has had read from devices so far; 0 if the kernel does not count.
+#[cfg(feature = "rivals")]
+pub(crate) fn device_reads(files: &dyn Files) -> u64 {
+    let counts = read_special(files, Path::new("/proc/self/io"));
+    let bytes = counts.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    bytes.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0) / 4096
+}
+
 /// CPU time of this thread so far.
 #[must_use]
 pub fn thread_cpu() -> Duration {
