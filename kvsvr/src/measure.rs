@@ -61,6 +61,7 @@ impl Table {
         });
         let mut builder = ImageBuilder::new(CONTENT, Version(1), 0, None);
         builder.add_group(group, placed.collect::<Vec<_>>());
+        builder.learn(env.clock.as_ref());
         Ok(Self { schema, image: builder.finish(), _reaper: task })
     }
 

@@ -12,13 +12,18 @@
 //! Parts that cannot be read this way (absent, sorted, of another format than the others) have the word of a decoy: a
 //! line without records that sends the lookup on, to [`Lines::is_decoy`].
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_i64gather_epi64, _mm512_mul_epu32, _mm512_set1_epi64,
+    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_storeu_si512,
+};
 use std::marker::PhantomData;
 
 use fkv_formats::id::{PART_COUNT, Part};
 use fkv_formats::route::{part_of, place};
 use fkv_formats::table::mem::{IndexLine, LineFormat, MemLayout};
 
-use crate::lookup::prefetch_line;
+use crate::lookup::{Level, prefetch_line};
 
 const LINE_BYTES: usize = size_of::<IndexLine>();
 /// Most lines of one record to ask for: the hardware follows from there.
@@ -46,6 +51,8 @@ static EMPTY: Decoy = Decoy([[0; LINE_BYTES]; 2]);
 pub(crate) struct Lines {
     /// That of the first part added; parts of another one are slow.
     format: Option<LineFormat>,
+    /// The cache to ask lines to.
+    level: Level,
     words: Box<[u64; PARTS]>,
     /// Addresses of the parts' images, where offsets of records count from, and of their ends.
     images: Box<[(usize, usize); PARTS]>,
@@ -61,7 +68,7 @@ pub(crate) struct Home<'a> {
 impl Lines {
     pub(crate) fn new() -> Self {
         let slow = word(SLOW.0.as_ptr(), 1).unwrap_or_else(|| unreachable!("user addresses have 48 bits"));
-        Self { format: None, words: Box::new([slow; PARTS]), images: Box::new([(0, 0); PARTS]) }
+        Self { format: None, level: Level::best(), words: Box::new([slow; PARTS]), images: Box::new([(0, 0); PARTS]) }
     }
 
     /// Adds a part without records.
@@ -100,6 +107,12 @@ impl Lines {
         self.format
     }
 
+    /// The cache to ask lines to.
+    #[inline(always)]
+    pub(crate) const fn level(&self) -> Level {
+        self.level
+    }
+
     /// The home of a key with hash `h`.
     #[inline(always)]
     pub(crate) fn home(&self, h: u64) -> Home<'_> {
@@ -110,21 +123,34 @@ impl Lines {
         Home { line: std::ptr::with_exposed_provenance(address), lines: PhantomData }
     }
 
-    /// The homes of several keys, by arithmetic that the compiler does on many of them at once.
-    #[inline(always)]
-    pub(crate) fn homes<'a, const N: usize>(&'a self, hashes: &[u64; N], homes: &mut [Home<'a>; N]) {
-        const LOW: u64 = u32::MAX as u64;
-        const COUNT: u64 = PART_COUNT as u64;
-        for (home, h) in homes.iter_mut().zip(hashes) {
-            // h · 2400 in two halves, the upper with what is carried: no product reaches 2^64.
-            let low = (h & LOW) * COUNT;
-            let high = (h >> 32) * COUNT + (low >> 32);
-            // SAFETY: h is below 2^64, so that the part, the whole of h · 2400 / 2^64, is below 2400, the length.
-            let word = unsafe { *self.words.get_unchecked((high >> 32) as usize) };
-            let buckets = word & BUCKETS_MASK;
-            // As in `home`: the halves of the place times the buckets, which have 22 bits.
-            let bucket = ((high & LOW) * buckets + (((low & LOW) * buckets) >> 32)) >> 32;
-            let address = ((word >> BUCKET_BITS) + bucket) << LINE_BYTES.trailing_zeros();
+    /// The homes of eight keys.
+    ///
+    /// Written out, because the compiler does not always see that eight keys can be computed at once: left to it, the lookup
+    /// of inline values did them one by one.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub(crate) fn homes_of_8<'a>(&'a self, hashes: __m512i, homes: &mut [Home<'a>; 8]) {
+        let count = _mm512_set1_epi64(i64::from(PART_COUNT));
+        // h · 2400 in two halves, the upper with what is carried: no product reaches 2^64. Multiplications take the lower
+        // halves of their factors.
+        let low = _mm512_mul_epu32(hashes, count);
+        let high = _mm512_mul_epu32(_mm512_srli_epi64::<32>(hashes), count);
+        let high = _mm512_add_epi64(high, _mm512_srli_epi64::<32>(low));
+        // SAFETY: h is below 2^64, so that the part, the whole of h · 2400 / 2^64, is below 2400, the length.
+        let words = unsafe { _mm512_i64gather_epi64::<8>(_mm512_srli_epi64::<32>(high), self.words.as_ptr().cast()) };
+        let buckets = _mm512_and_si512(words, _mm512_set1_epi64(BUCKETS_MASK as i64));
+        // As in `home`: the halves of the place times the buckets, which have 22 bits.
+        let bucket = _mm512_srli_epi64::<32>(_mm512_mul_epu32(low, buckets));
+        let bucket = _mm512_srli_epi64::<32>(_mm512_add_epi64(_mm512_mul_epu32(high, buckets), bucket));
+        let lines = _mm512_add_epi64(_mm512_srli_epi64::<BUCKET_BITS>(words), bucket);
+        let mut addresses = [0_u64; 8];
+        // SAFETY: 64 bytes are written to an array of 64.
+        unsafe {
+            let addresses = addresses.as_mut_ptr().cast();
+            _mm512_storeu_si512(addresses, _mm512_slli_epi64::<{ LINE_BYTES.trailing_zeros() }>(lines));
+        }
+        for (home, address) in homes.iter_mut().zip(addresses) {
             *home = Home { line: std::ptr::with_exposed_provenance(address as usize), lines: PhantomData };
         }
     }
@@ -166,7 +192,8 @@ impl Lines {
     pub(crate) fn prefetch_record(&self, h: u64, record: u64, len: usize) {
         let (start, _) = self.images[usize::from(part_of(h).0)];
         let first = start.wrapping_add(record as usize);
-        let ask = |behind: usize| prefetch_line(std::ptr::without_provenance(first.wrapping_add(behind)));
+        let level = self.level;
+        let ask = |behind: usize| prefetch_line(level, std::ptr::without_provenance(first.wrapping_add(behind)));
         // As many as the bytes take at least, and the one that they end in: no branch that depends on where they begin.
         let whole = len.clamp(1, RECORD_LINES_MAX * LINE_BYTES);
         for line in 0..whole.div_ceil(LINE_BYTES) {
@@ -184,21 +211,21 @@ impl<'a> Home<'a> {
 
     /// Asks for the line.
     #[inline(always)]
-    pub(crate) fn prefetch(self) {
-        prefetch_line(self.line.cast());
+    pub(crate) fn prefetch(self, level: Level) {
+        prefetch_line(level, self.line.cast());
     }
 
     /// Asks for the line and the one behind it.
     #[inline(always)]
-    pub(crate) fn prefetch_both(self) {
-        self.prefetch();
-        self.prefetch_behind(1);
+    pub(crate) fn prefetch_both(self, level: Level) {
+        self.prefetch(level);
+        self.prefetch_behind(level, 1);
     }
 
     /// Asks for the line `ahead` lines behind, if it is there or not.
     #[inline(always)]
-    pub(crate) fn prefetch_behind(self, ahead: u8) {
-        prefetch_line(self.line.wrapping_add(usize::from(ahead)).cast());
+    pub(crate) fn prefetch_behind(self, level: Level, ahead: u8) {
+        prefetch_line(level, self.line.wrapping_add(usize::from(ahead)).cast());
     }
 
     /// The line.
@@ -215,6 +242,16 @@ impl<'a> Home<'a> {
     pub(crate) fn next(self) -> &'a IndexLine {
         // SAFETY: as for `line`.
         unsafe { &*self.line.add(1) }
+    }
+
+    /// The `V` bytes at a place in the two lines.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn value_at<const V: usize>(self, place: u8) -> [u8; V] {
+        debug_assert!(usize::from(place) + V <= 2 * LINE_BYTES, "the value ends within the lines");
+        // SAFETY: both lines are there, as for `line`, and places are below 128 (`Places` of the lookup ends every value within
+        // its line).
+        unsafe { self.line.cast::<u8>().add(usize::from(place)).cast::<[u8; V]>().read() }
     }
 
     /// One of them, without a branch.

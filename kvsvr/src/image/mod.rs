@@ -20,6 +20,7 @@ mod registry;
 
 use std::sync::Arc;
 
+use fkv_env::Clock;
 use fkv_formats::id::{ContentId, PART_COUNT, Part, Version};
 use fkv_formats::table::mem::{LineFormat, MemLayout};
 
@@ -34,6 +35,7 @@ pub(crate) use self::registry::{Entry, Picture, Registry};
 use crate::cache::CacheScope;
 use crate::image::arena::Arena;
 use crate::ledger::Reservation;
+use crate::lookup::Level;
 
 /// An immutable piece of memory with its share of the ledger. Images of one table may share it.
 #[derive(Debug)]
@@ -261,6 +263,13 @@ impl ImageBuilder {
     fn set(&mut self, part: Part, slot: Slot) {
         self.note(part);
         self.image.base.slots[usize::from(part.0)] = slot;
+    }
+
+    /// Finds out, unless it is known, how this machine looks up best what has been loaded; see [`Level`].
+    pub(crate) fn learn(&self, clock: &dyn Clock) {
+        if let Some(largest) = self.image.groups().max_by_key(|group| group.bytes().len()) {
+            Level::learn(clock, largest.bytes());
+        }
     }
 
     /// The image. What parts were in that were forgotten goes with the images that still use it.

@@ -234,6 +234,7 @@ impl Loader {
         pack_files.extend(fresh_packs.iter().cloned());
         let mut fresh_files = fresh_packs;
         fresh_files.extend(fresh.map(FreshFile::keep));
+        builder.learn(self.env.clock.as_ref());
         Ok(Loaded {
             image: builder.finish(),
             local: LocalImage { form: form_ref, form_file, packs: pack_files },

@@ -24,7 +24,7 @@ use fkv_rpc::packed::{KeyStatus, SectionStatus};
 
 use super::NOT_HERE;
 use super::pipeline::Answer;
-use super::prefetch::prefetch;
+use super::prefetch::{Level, prefetch};
 use crate::cache::{Cached, RecordCache};
 use crate::faults::Faults;
 use crate::image::{DiskBase, DiskPart, HeldOnDisk, Image, Whereabouts};
@@ -187,7 +187,7 @@ impl<'a> DiskLookup<'a> {
         let h = self.hashes[index];
         if let HeldOnDisk::Data(part) = self.base.part(part_of(h)) {
             for at in part.first_bytes(h) {
-                prefetch(part.resident, at);
+                prefetch(Level::First, part.resident, at);
             }
         }
     }

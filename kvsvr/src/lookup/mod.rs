@@ -39,7 +39,7 @@ use self::disk::{DiskAnswers, DiskLookup};
 pub(crate) use self::form::Conversion;
 use self::pipeline::Answer;
 pub(crate) use self::pipeline::Batch;
-pub(crate) use self::prefetch::prefetch_line;
+pub(crate) use self::prefetch::{Level, prefetch_line};
 use crate::image::{Entry, Image, Labelled, Pair, PartSet, Picture};
 use crate::io::BLOCK_BYTES;
 
@@ -320,7 +320,7 @@ pub(crate) fn put_read(
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn put_dense(dense: &mut DenseWriter<'_>, conversion: Conversion, answer: Answer<'_>) -> Result<(), SectionStatus> {
     match answer {
         Answer::Found(stored) if conversion.fill(stored, dense.found()) => Ok(()),
@@ -332,7 +332,7 @@ fn put_dense(dense: &mut DenseWriter<'_>, conversion: Conversion, answer: Answer
     }
 }
 
-#[inline]
+#[inline(always)]
 fn put_variable(variable: &mut VariableWriter<'_>, answer: Answer<'_>) -> Result<(), SectionStatus> {
     match answer {
         Answer::Found(stored) => variable.found(stored).map_err(|_| SectionStatus::ReplyTooLarge),

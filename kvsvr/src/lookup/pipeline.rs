@@ -194,7 +194,8 @@ pub(super) struct Window<'w, 'a, const V: usize> {
     pub(super) hashes: &'w [u64; WINDOW],
     pub(super) lines: &'w [&'a IndexLine; WINDOW],
     pub(super) slots: &'w [u8; WINDOW],
-    /// The first `V` bytes of what lies beside the stored bits of the keys found.
+    /// The first `V` bytes of what lies beside the stored bits of the keys: if none is slow, of those found, one after the
+    /// other; else of each at its index.
     pub(super) values: &'w [[u8; V]; WINDOW],
 }
 
@@ -229,36 +230,39 @@ where
 
     #[inline(always)]
     fn window(&mut self, window: &Window<'_, 'a, 0>) -> Result<(), SectionStatus> {
-        let (batch, format) = (self.batch, self.format);
+        // One call of the sink, so that it is compiled into the loop.
         for offset in 0..window.count {
             let index = window.first + offset;
-            if window.slow >> offset & 1 == 1 {
-                self.slowly(index)?;
-                continue;
-            }
-            if window.found >> offset & 1 == 0 {
-                (self.sink)(Answer::Missing(KeyStatus::Absent))?;
-                continue;
-            }
-            let (line, slot, h) = (window.lines[offset], window.slots[offset], window.hashes[offset]);
-            let found = if format.shape() == Shape::Inline {
-                format.inline_value(line, slot)
+            let answer = if window.slow >> offset & 1 == 1 {
+                self.batch.find(index)
+            } else if window.found >> offset & 1 == 0 {
+                Answer::Missing(KeyStatus::Absent)
             } else {
-                let image = batch.image.lines().image(h);
-                let record = usize::try_from(format.record_at(line, slot)).ok().and_then(|at| image.get(at..));
-                match (record.and_then(|record| format.read_record(record)), batch.key(index)) {
-                    (Some((_, found)), Key::U64(_)) => Some(found),
-                    (Some((stored, found)), Key::Bytes(key)) if stored == key => Some(found),
-                    // Another key with the same bits: rare, and the search may go on further.
-                    _ => {
-                        self.slowly(index)?;
-                        continue;
-                    }
-                }
+                let (line, slot, h) = (window.lines[offset], window.slots[offset], window.hashes[offset]);
+                self.read(index, line, slot, h)
             };
-            (self.sink)(batch.judge(found))?;
+            (self.sink)(answer)?;
         }
         Ok(())
+    }
+}
+
+impl<'a, S> One<'_, 'a, LineFormat, S> {
+    /// What the record of a slot says about a key.
+    #[inline(always)]
+    fn read(&self, index: usize, line: &'a IndexLine, slot: u8, h: u64) -> Answer<'a> {
+        let (batch, format) = (self.batch, self.format);
+        if format.shape() == Shape::Inline {
+            return batch.judge(format.inline_value(line, slot));
+        }
+        let image = batch.image.lines().image(h);
+        let record = usize::try_from(format.record_at(line, slot)).ok().and_then(|at| image.get(at..));
+        match (record.and_then(|record| format.read_record(record)), batch.key(index)) {
+            (Some((_, found)), Key::U64(_)) => batch.judge(Some(found)),
+            (Some((stored, found)), Key::Bytes(key)) if stored == key => batch.judge(Some(found)),
+            // Another key with the same bits: rare, and the search may go on further.
+            _ => batch.find(index),
+        }
     }
 }
 
@@ -276,20 +280,10 @@ impl<'a, const WIDTH: usize> Sink<'a, WIDTH> for Plain<'_, '_, '_, 'a, WIDTH> {
         if window.slow != 0 {
             return self.mixed(window);
         }
-        let (found, values) = (window.found, &window.values[..window.count]);
+        let found = window.found;
         self.dense.fill(window.count, |room| {
-            if found.count_ones() as usize == window.count {
-                room.copy_from_slice(values.as_flattened());
-                return found;
-            }
-            // Each value goes behind those found before it, and is written over if its key is not found.
-            let mut at = 0;
-            for (offset, value) in values.iter().enumerate() {
-                if let Some(room) = room.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-                    *room = *value;
-                }
-                at += WIDTH * (found >> offset & 1) as usize;
-            }
+            let values = window.values[..found.count_ones() as usize].as_flattened();
+            room[..values.len()].copy_from_slice(values);
             found
         });
         Ok(())
@@ -372,6 +366,11 @@ fn pass<'a, P: Probe, S: Sink<'a, V>, const V: usize>(
                 for ((value, line), slot) in values.iter_mut().zip(&ring.lines[at]).zip(ring.slots[at]) {
                     let place = usize::from(slot) * format.stride() + format.h_bytes();
                     *value = line.get(place..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; V]);
+                }
+                let mut packed = 0;
+                for key in (0..WINDOW).filter(|key| ring.slow[at] == 0 && ring.found[at] >> key & 1 == 1) {
+                    values[packed] = values[key];
+                    packed += 1;
                 }
             }
             sink.window(&Window {
@@ -456,7 +455,7 @@ fn compare<'a, P: Probe>(
     for offset in &ring.queue[old][..queued.min(WINDOW)] {
         let home = old_homes[usize::from(*offset) % WINDOW];
         for ahead in REACH_BEYOND..=LineFormat::reach(home.line()) {
-            home.prefetch_behind(ahead);
+            home.prefetch_behind(lines.level(), ahead);
         }
     }
     (ring.found[old], ring.queued[old]) = (found, queued);
@@ -465,7 +464,7 @@ fn compare<'a, P: Probe>(
 #[inline(always)]
 fn ask<'a>(lines: &'a Lines, homes: &mut [Home<'a>; WINDOW], offset: usize, h: u64) {
     let home = lines.home(h);
-    home.prefetch_both();
+    home.prefetch_both(lines.level());
     homes[offset] = home;
 }
 

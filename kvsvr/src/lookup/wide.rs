@@ -1,45 +1,49 @@
 //! The batch lookup on CPUs with AVX-512: 64 keys a step, eight of them a register.
 //!
 //! ```text
-//!   step s          s + 1                s + 2                 s + 3                    s + 4
-//!   hash,           compare home lines,  compare these,        compare these ─┬─ inline: answers
-//!   ask for  ─────▶ ask for the next ──▶ ask for those up ───▶                └─ ask for records ─▶ answers
-//!   home lines      of keys not found    to the reach
+//!   step s             s + 1                   s + 2                       s + 3
+//!   hash, ask for ───▶ compare both, ────────▶ compare those ─┬─ inline: answers
+//!   home and next      ask for those behind,                  └─ ask for records ──▶ answers
+//!   line               up to the reach
 //! ```
 //!
-//! Two things decide how fast this is (docs/decisions/0008-fast-lookups.md):
+//! What decides how fast this is (docs/decisions/0008-fast-lookups.md):
 //!
-//! - **Instructions a key.** A request for a line does not retire before its address is translated, and where a
-//!   hypervisor backs memory by 4 KiB pages that takes a walk through two page tables, however large the guest's pages.
-//!   Until then it keeps its place in the reorder buffer, so that lines are in flight for as many keys as have their
-//!   instructions there. Hence registers of eight keys instead of a loop over keys: half of the instructions.
-//! - **Where lines are asked to.** The second-level cache waits for more lines at once than the first.
+//! - **Instructions a key.** They and the waiting for lines add up: a line costs the same 2 ns on top of them, whatever else is
+//!   done meanwhile. Hence registers of eight keys instead of a loop over keys.
+//! - **What the CPU cannot guess.** Whether a key is in its home line, the next or one behind is chance; a wrong guess costs as
+//!   much as a key. Both lines are compared for every key, and the first behind them for all keys that go on.
+//! - **Where lines are asked to**, which depends on the machine: see [`Level`].
 //!
 //! A key whose bits are all zero, which slots not in use look like, and a key of a part that [`Lines`] does not know are
 //! left to the sink, as slow.
 
 use std::arch::x86_64::{
     __m512i, _mm_loadu_si128, _mm512_add_epi16, _mm512_and_si512, _mm512_andnot_si512, _mm512_broadcast_i32x4,
-    _mm512_castsi256_si512, _mm512_cmpeq_epi16_mask, _mm512_cmpeq_epi64_mask, _mm512_cvtepi16_epi8, _mm512_inserti64x4,
-    _mm512_loadu_si512, _mm512_maskz_permutexvar_epi8, _mm512_popcnt_epi16, _mm512_set1_epi8, _mm512_set1_epi16,
-    _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_test_epi8_mask, _mm512_test_epi16_mask,
-    _mm512_testn_epi64_mask, _pext_u32,
+    _mm512_castsi256_si512, _mm512_cmpeq_epi16_mask, _mm512_cmpeq_epi64_mask, _mm512_cmpge_epu8_mask,
+    _mm512_cvtepi16_epi8, _mm512_inserti64x4, _mm512_loadu_si512, _mm512_mask_add_epi8, _mm512_mask_mov_epi16,
+    _mm512_maskz_compress_epi32, _mm512_maskz_permutexvar_epi8, _mm512_popcnt_epi16, _mm512_set1_epi8,
+    _mm512_set1_epi16, _mm512_set1_epi64, _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_test_epi16_mask,
+    _mm512_testn_epi16_mask, _mm512_testn_epi64_mask, _pext_u32,
 };
 
 use fkv_formats::table::mem::{IndexLine, LineFormat, Shape};
 use fkv_rpc::packed::{Keys, SectionStatus};
 
+use super::Level;
 use super::pipeline::{Sink, WINDOW, Window, ask_for_records, hash};
 use crate::image::{Home, Lines};
 
 /// Windows under way.
-const RING: usize = 5;
+const RING: usize = 4;
 /// Keys of a register.
 const EIGHT: usize = 8;
 /// Slots of a line, at most.
 const SLOTS_MAX: usize = 16;
 /// The reach from which on lines behind the next one hold keys.
 const REACH_BEYOND: u8 = 2;
+/// How many of these lines are compared for all keys alike, before the few keys that go on are followed one by one.
+const BEYOND_UNGUESSED: usize = 1;
 
 /// Looks all keys up, where the CPU has the instructions and lines the format for it; otherwise gives the sink back.
 pub(super) fn look_up<'a, S: Sink<'a, V>, const V: usize>(
@@ -54,11 +58,11 @@ pub(super) fn look_up<'a, S: Sink<'a, V>, const V: usize>(
     // SAFETY: the CPU has what these functions enable.
     unsafe {
         if let Some(slots) = Pairs::new(format) {
-            Ok(pass(lines, keys, format, slots, sink))
+            Ok(pass_at(lines, keys, format, slots, sink))
         } else if let Some(slots) = Lanes8::<false>::new(format) {
-            Ok(pass(lines, keys, format, slots, sink))
+            Ok(pass_at(lines, keys, format, slots, sink))
         } else if let Some(slots) = Lanes8::<true>::new(format) {
-            Ok(pass(lines, keys, format, slots, sink))
+            Ok(pass_at(lines, keys, format, slots, sink))
         } else {
             Err(sink)
         }
@@ -179,6 +183,16 @@ impl<T: Copy> PerKey<T> {
         unsafe { std::ptr::from_mut(&mut self.0[key]).write_volatile(number) };
     }
 
+    /// Writes register `at` of them.
+    #[inline(always)]
+    fn set_register(&mut self, at: usize, numbers: __m512i) {
+        let bytes = size_of::<[T; WINDOW]>();
+        assert!(at < bytes / size_of::<__m512i>(), "within the array");
+        // SAFETY: the 64 bytes lie in the array, whose items are numbers, which may have any bits; the CPU has AVX-512 F, or
+        // nothing here would run.
+        unsafe { _mm512_storeu_si512(self.0.as_mut_ptr().cast::<__m512i>().add(at), numbers) };
+    }
+
     /// Register `at` of them.
     #[inline(always)]
     fn register(&self, at: usize) -> __m512i {
@@ -247,11 +261,55 @@ impl<const V: usize> Places<V> {
     }
 }
 
+/// Moves the values of the keys found to the front.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pack<const V: usize>(values: &mut [[u8; V]; WINDOW], found: u64) {
+    let mut packed = 0;
+    if V == size_of::<u32>() {
+        for group in 0..WINDOW / 16 {
+            let found = (found >> (group * 16)) as u16;
+            // SAFETY: sixteen values of four bytes are read and written within 64 of them: `packed` is at most the number of
+            // those before this group.
+            unsafe {
+                let values = values.as_mut_ptr();
+                let sixteen = _mm512_maskz_compress_epi32(found, _mm512_loadu_si512(values.add(group * 16).cast()));
+                _mm512_storeu_si512(values.add(packed).cast(), sixteen);
+            }
+            packed += found.count_ones() as usize;
+        }
+        return;
+    }
+    for key in bits(found) {
+        values[packed] = values[key];
+        packed += 1;
+    }
+}
+
+/// Takes all keys through the steps, asking for lines where this machine has them soonest.
+#[inline]
+#[target_feature(
+    enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
+)]
+fn pass_at<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
+    lines: &'a Lines,
+    keys: Keys<'_>,
+    format: LineFormat,
+    slots: P,
+    sink: S,
+) -> Result<(), SectionStatus> {
+    // Not for every request anew: a branch for each costs a twentieth of a lookup.
+    match lines.level() {
+        Level::First => pass::<P, S, V, false>(lines, keys, format, slots, sink),
+        Level::Second => pass::<P, S, V, true>(lines, keys, format, slots, sink),
+    }
+}
+
 /// Takes all keys through the steps.
 #[target_feature(
     enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
 )]
-fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
+fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize, const SECOND: bool>(
     lines: &'a Lines,
     keys: Keys<'_>,
     format: LineFormat,
@@ -260,7 +318,7 @@ fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
 ) -> Result<(), SectionStatus> {
     let windows = keys.len().div_ceil(WINDOW);
     let reads_records = S::READS_RECORDS && format.shape() != Shape::Inline;
-    let last_step = if reads_records { 4 } else { 3 };
+    let last_step = if reads_records { 3 } else { 2 };
     let places = Places::<V>::new(format);
     let nothing = State {
         hashes: PerKey([0; WINDOW]),
@@ -282,18 +340,15 @@ fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
             hash(keys, step * WINDOW, &mut new.hashes.0);
         }
         match (is_under_way(0), is_under_way(1)) {
-            (true, true) => ask_and_compare::<true, true, P, V>(lines, format, slots, &places, new, old),
-            (true, false) => ask_and_compare::<true, false, P, V>(lines, format, slots, &places, new, old),
-            (false, true) => ask_and_compare::<false, true, P, V>(lines, format, slots, &places, new, old),
+            (true, true) => ask_and_compare::<true, true, P, V, SECOND>(lines, format, slots, &places, new, old),
+            (true, false) => ask_and_compare::<true, false, P, V, SECOND>(lines, format, slots, &places, new, old),
+            (false, true) => ask_and_compare::<false, true, P, V, SECOND>(lines, format, slots, &places, new, old),
             (false, false) => {}
         }
         if is_under_way(2) {
-            compare_next(slots, &places, &mut ring[at(2)]);
-        }
-        if is_under_way(3) {
-            let window = &mut ring[at(3)];
+            let window = &mut ring[at(2)];
             compare_beyond(lines, format, slots, &places, window);
-            let asked = u64::MAX >> (WINDOW - (keys.len() - (step - 3) * WINDOW).min(WINDOW));
+            let asked = u64::MAX >> (WINDOW - (keys.len() - (step - 2) * WINDOW).min(WINDOW));
             window.found &= asked;
             window.slow &= asked;
             if reads_records {
@@ -301,7 +356,10 @@ fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
             }
         }
         if is_under_way(last_step) {
-            let (first, window) = ((step - last_step) * WINDOW, &ring[at(last_step)]);
+            let (first, window) = ((step - last_step) * WINDOW, &mut ring[at(last_step)]);
+            if V > 0 && window.slow == 0 && window.found.count_ones() as usize != WINDOW {
+                pack(&mut window.values, window.found);
+            }
             sink.window(&Window {
                 first,
                 count: (keys.len() - first).min(WINDOW),
@@ -317,13 +375,13 @@ fn pass<'a, P: Slots, S: Sink<'a, V>, const V: usize>(
     Ok(())
 }
 
-/// Asks for the home lines of a new window, and compares those of an old one; by turns, so that requests leave at a
-/// steady rate.
+/// Asks for the home lines of a new window and those behind them, and compares those of an old one; by turns, so that requests
+/// leave at a steady rate.
 #[inline]
 #[target_feature(
     enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
 )]
-fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: usize>(
+fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: usize, const SECOND: bool>(
     lines: &'a Lines,
     format: LineFormat,
     slots: P,
@@ -331,26 +389,24 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: 
     new: &mut State<'a, V>,
     old: &mut State<'a, V>,
 ) {
-    let (mut matching, mut reaches) = (PerKey([0_u16; WINDOW]), PerKey([0_u8; WINDOW]));
-    for group in 0..WINDOW / EIGHT {
+    let level = if SECOND { Level::Second } else { Level::First };
+    let mut at_home = PerKey([0_u16; WINDOW]);
+    let mut behind = PerKey([0_u16; WINDOW]);
+    let mut reaches = PerKey([0_u8; WINDOW]);
+    for eight in 0..WINDOW / EIGHT {
         if ASK {
-            // Loops, not `map`: what is called from here without being inlined is compiled without wide instructions.
-            let hashes = &new.hashes.0.as_chunks::<EIGHT>().0[group];
-            let wanted = &mut new.wanted.0.as_chunks_mut::<EIGHT>().0[group];
-            for (wanted, h) in wanted.iter_mut().zip(hashes) {
-                *wanted = h & format.mask();
-            }
-            let homes = &mut new.homes.as_chunks_mut::<EIGHT>().0[group];
-            lines.homes(hashes, homes);
-            for home in homes {
-                home.prefetch();
-            }
+            let hashes = new.hashes.register(eight);
+            new.wanted.set_register(eight, _mm512_and_si512(hashes, _mm512_set1_epi64(format.mask() as i64)));
+            let homes = &mut new.homes.as_chunks_mut::<EIGHT>().0[eight];
+            lines.homes_of_8(hashes, homes);
+            homes.iter().for_each(|home| home.prefetch_both(level));
         }
         if COMPARE {
-            for key in group * EIGHT..group * EIGHT + EIGHT {
-                let line = old.homes[key].line();
-                matching.set(key, slots.matching(line, old.wanted.0[key]));
-                reaches.set(key, LineFormat::reach(line));
+            for key in eight * EIGHT..eight * EIGHT + EIGHT {
+                let (home, wanted) = (old.homes[key], old.wanted.0[key]);
+                at_home.set(key, slots.matching(home.line(), wanted));
+                behind.set(key, slots.matching(home.next(), wanted));
+                reaches.set(key, LineFormat::reach(home.line()));
             }
         }
     }
@@ -358,68 +414,53 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: 
         return;
     }
     let mut vague = 0;
-    for group in 0..WINDOW / EIGHT {
-        let wanted = old.wanted.register(group);
+    for eight in 0..WINDOW / EIGHT {
+        let wanted = old.wanted.register(eight);
         // Where `LineFormat::is_vague` holds.
-        vague |= u64::from(_mm512_testn_epi64_mask(wanted, wanted)) << (group * EIGHT);
+        vague |= u64::from(_mm512_testn_epi64_mask(wanted, wanted)) << (eight * EIGHT);
     }
-    let halves = [matching.register(0), matching.register(1)];
-    let hit = u64::from(_mm512_test_epi16_mask(halves[0], halves[0]))
-        | u64::from(_mm512_test_epi16_mask(halves[1], halves[1])) << 32;
-    // The number of the lowest slot is that of the zeros below it; where there is none, 16.
-    let lowest = halves.map(|slots| {
-        let below = _mm512_andnot_si512(slots, _mm512_add_epi16(slots, _mm512_set1_epi16(-1)));
-        _mm512_cvtepi16_epi8(_mm512_popcnt_epi16(below))
-    });
-    let lowest = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lowest[0]), lowest[1]);
+    let (mut hit, mut is_next) = (0, 0);
+    let mut numbers = [_mm512_set1_epi8(0); 2];
+    for half in 0..2 {
+        let (home, next) = (at_home.register(half), behind.register(half));
+        let misses = _mm512_testn_epi16_mask(home, home);
+        let matching = _mm512_mask_mov_epi16(home, misses, next);
+        is_next |= u64::from(misses) << (half * WINDOW / 2);
+        hit |= u64::from(_mm512_test_epi16_mask(matching, matching)) << (half * WINDOW / 2);
+        // The number of the lowest slot is that of the zeros below it; where there is none, 16.
+        let below = _mm512_andnot_si512(matching, _mm512_add_epi16(matching, _mm512_set1_epi16(-1)));
+        numbers[half] = _mm512_popcnt_epi16(below);
+    }
+    let lowest = _mm512_castsi256_si512(_mm512_cvtepi16_epi8(numbers[0]));
+    let lowest = _mm512_inserti64x4::<1>(lowest, _mm512_cvtepi16_epi8(numbers[1]));
     // SAFETY: 64 bytes are written to an array of 64.
     unsafe { _mm512_storeu_si512(old.slots.0.as_mut_ptr().cast(), lowest) };
     if V > 0 {
+        let places = places.of_slots(lowest);
+        let places = _mm512_mask_add_epi8(places, is_next, places, _mm512_set1_epi8(size_of::<IndexLine>() as i8));
         let mut at = PerKey([0_u8; WINDOW]);
         // SAFETY: 64 bytes are written to an array of 64.
-        unsafe { _mm512_storeu_si512(at.0.as_mut_ptr().cast(), places.of_slots(lowest)) };
+        unsafe { _mm512_storeu_si512(at.0.as_mut_ptr().cast(), places) };
         for ((value, home), at) in old.values.iter_mut().zip(&old.homes).zip(at.0) {
-            *value = places.value(home.line(), at);
+            *value = home.value_at(at);
         }
     } else {
-        for (line, home) in old.lines.iter_mut().zip(&old.homes) {
-            *line = home.line();
+        for (key, (line, home)) in old.lines.iter_mut().zip(&old.homes).enumerate() {
+            *line = home.line_or_next(is_next >> key & 1 == 1);
         }
     }
-    let reaches = reaches.register(0);
+    let far = _mm512_cmpge_epu8_mask(reaches.register(0), _mm512_set1_epi8(REACH_BEYOND as i8));
     old.found = hit & !vague;
     old.slow = vague;
-    old.going_on = _mm512_test_epi8_mask(reaches, reaches) & !hit & !vague;
+    old.going_on = far & !hit & !vague;
     for key in bits(old.going_on) {
-        old.homes[key].prefetch_behind(1);
-    }
-}
-
-/// Compares the next lines of the keys that go on, and asks for what is behind them.
-#[inline]
-#[target_feature(
-    enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bitalg,avx512vpopcntdq"
-)]
-fn compare_next<P: Slots, const V: usize>(slots: P, places: &Places<V>, window: &mut State<'_, V>) {
-    let mut going_on = 0;
-    for key in bits(window.going_on) {
-        let home = window.homes[key];
-        let matching = slots.matching(home.next(), window.wanted.0[key]);
-        window.put(key, home.next(), matching, places);
-        let hit = matching != 0;
-        let goes_on = !hit & (LineFormat::reach(home.line()) >= REACH_BEYOND);
-        window.found |= u64::from(hit) << key;
-        going_on |= u64::from(goes_on) << key;
-    }
-    window.going_on = going_on;
-    for key in bits(going_on) {
-        let home = window.homes[key];
+        let home = old.homes[key];
         let reach = LineFormat::reach(home.line());
         // Seldom more than these two: a loop that is not entered is guessed right.
-        home.prefetch_behind(REACH_BEYOND);
-        home.prefetch_behind(reach.min(REACH_BEYOND + 1));
+        home.prefetch_behind(level, REACH_BEYOND);
+        home.prefetch_behind(level, reach.min(REACH_BEYOND + 1));
         for ahead in REACH_BEYOND + 2..=reach {
-            home.prefetch_behind(ahead);
+            home.prefetch_behind(level, ahead);
         }
     }
 }
@@ -436,15 +477,31 @@ fn compare_beyond<'a, P: Slots, const V: usize>(
     places: &Places<V>,
     window: &mut State<'a, V>,
 ) {
-    for key in bits(window.going_on) {
-        let (home, h) = (window.homes[key], window.hashes.0[key]);
-        if lines.is_decoy(home) {
-            window.slow |= 1 << key;
-            continue;
+    // The first of them without a branch on what they hold: that, the CPU cannot guess.
+    let mut going_on = window.going_on;
+    for ahead in 0..BEYOND_UNGUESSED {
+        let mut further = 0;
+        for key in bits(going_on) {
+            let (home, h) = (window.homes[key], window.hashes.0[key]);
+            let Some(line) = lines.beyond(home, h).get(ahead) else {
+                window.slow |= u64::from(lines.is_decoy(home)) << key;
+                continue;
+            };
+            let matching = slots.matching(line, window.wanted.0[key]);
+            window.put(key, line, matching, places);
+            let hit = matching != 0;
+            let reach = usize::from(LineFormat::reach(home.line()));
+            let goes_on = !hit & (reach > usize::from(REACH_BEYOND) + ahead) & !format.ends(line);
+            window.found |= u64::from(hit) << key;
+            further |= u64::from(goes_on) << key;
         }
+        going_on = further;
+    }
+    for key in bits(going_on) {
+        let (home, h) = (window.homes[key], window.hashes.0[key]);
         // The next line is behind the home line, and those here are behind the next.
         let distance = format.distance_max(home.line()) as usize;
-        for line in lines.beyond(home, h).iter().take(distance - 1) {
+        for line in lines.beyond(home, h).iter().take(distance - 1).skip(BEYOND_UNGUESSED) {
             let matching = slots.matching(line, window.wanted.0[key]);
             if matching != 0 {
                 window.put(key, line, matching, places);

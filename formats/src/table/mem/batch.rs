@@ -136,7 +136,7 @@ impl LineFormat {
     }
 
     /// The record at the beginning of `bytes`: its key (empty for `u64` keys), and the rest.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn read_record<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
         read_record(&self.spec, bytes)

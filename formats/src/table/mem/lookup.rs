@@ -246,7 +246,7 @@ impl MemLayout {
 }
 
 /// The stored key (empty for `u64` keys) and the rest of the record at the beginning of `bytes`.
-#[inline]
+#[inline(always)]
 pub(super) fn read_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
     if spec.shape == Shape::Heap {
         return heap_record(spec, bytes);
@@ -256,7 +256,7 @@ pub(super) fn read_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [
     Some((&[], Found { value, expiry, tombstone: false }))
 }
 
-#[inline]
+#[inline(always)]
 fn heap_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<'a>)> {
     let mut rest = bytes;
     let mut expiry = 0;
@@ -276,7 +276,7 @@ fn heap_record<'a>(spec: &SlotSpec, bytes: &'a [u8]) -> Option<(&'a [u8], Found<
 }
 
 /// Takes a length and that many bytes from the beginning of `rest`.
-#[inline]
+#[inline(always)]
 fn blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
     let (&first, behind) = rest.split_first()?;
     if first >= 0x80 || usize::from(first) > max {
@@ -288,6 +288,7 @@ fn blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
 }
 
 /// [`blob`] where the length takes more than a byte.
+#[cold]
 fn long_blob<'a>(rest: &mut &'a [u8], max: usize) -> Option<&'a [u8]> {
     let mut input = Input::new("memory record", rest);
     let taken = input.blob(max).ok()?;
