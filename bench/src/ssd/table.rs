@@ -157,6 +157,8 @@ impl Table {
                     let begun = window.now();
                     std::hint::black_box(table.answer(&request(&keys.batch())).await);
                     window.note(begun);
+                    // Where all records are cached nothing waits, and the clock would never be asked.
+                    tokio::task::yield_now().await;
                 }
             })
         };
