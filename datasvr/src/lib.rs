@@ -28,5 +28,6 @@ mod server;
 mod worker;
 
 pub use config::DataConfig;
+pub use input::inflate::ExpansionLimits;
 pub use input::source::{FileInputs, Sources};
 pub use server::{DataServer, StartError};

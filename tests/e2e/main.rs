@@ -3,7 +3,7 @@
 mod bad_input;
 mod consistency;
 mod faults;
-mod parquet;
+mod inputs;
 mod processes;
 mod python_client;
 mod tables;

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquet_case import Case
+from case import Case
 
 
 def good_table(count=100):

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 
-from parquet_case import Case
+from case import Case
 
 ROWS = 3000
 CODECS = ["none", "snappy", "gzip", "zstd", "brotli", "lz4"]

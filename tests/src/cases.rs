@@ -1,4 +1,4 @@
-//! The Parquet cases that `tests/python/make_parquet.py` writes, read back.
+//! The input files that `tests/python/make_inputs.py` writes, and what must come of loading them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub struct Case {
     /// Its name; also that of its file or directory.
     pub name: String,
+    /// Format of its files.
+    pub format: String,
     key_type: KeyType,
     value_type: ValueType,
     storage: Storage,
@@ -122,14 +124,14 @@ fn take_sized(rest: &mut &[u8]) -> Vec<u8> {
     take(rest, usize::try_from(len).expect("lengths fit")).to_vec()
 }
 
-/// Has Python write all cases into `dir`, as of `now` (Unix seconds).
+/// Has Python write all cases of a group into `dir`, as of `now` (Unix seconds).
 ///
 /// # Panics
 /// Python or a package is missing, or the script fails.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "reads what a script of this test wrote")]
-pub fn make(dir: &Path, now: u64) -> Vec<Case> {
-    crate::python::run("make_parquet.py", [dir.as_os_str(), now.to_string().as_ref()]);
+pub fn make(group: &str, dir: &Path, now: u64) -> Vec<Case> {
+    crate::python::run("make_inputs.py", [group.as_ref(), dir.as_os_str(), now.to_string().as_ref()]);
     let listing = std::fs::read_to_string(dir.join("cases.jsonl")).expect("the script lists its cases");
     listing.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
@@ -140,20 +142,26 @@ mod tests {
 
     #[test]
     fn the_python_side_writes_cases_this_side_understands() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let cases = make(dir.path(), 1_700_000_000);
-        let (good, bad): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.error.is_none());
-        assert!(good.len() > 60 && bad.len() > 30, "{} good and {} bad cases", good.len(), bad.len());
-        for case in good {
-            assert_eq!(case.schema().validate(), Ok(()), "{}", case.name);
-            let entries = case.expected(dir.path());
-            let found = entries.iter().filter(|(_, wanted)| matches!(wanted, Wanted::Found(_))).count();
-            let some = found > 0 || case.name == "no_rows";
-            assert!(some && found < entries.len(), "{}: {found} of {} found", case.name, entries.len());
-            if let Some(width) = case.schema().value.fixed_width() {
-                let fits = |wanted: &Wanted| !matches!(wanted, Wanted::Found(value) if value.len() != width);
-                assert!(entries.iter().all(|(_, wanted)| fits(wanted)), "{}", case.name);
+        for (group, good_min, bad_min) in [("parquet", 60, 30), ("text", 80, 45), ("json", 25, 30)] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let cases = make(group, dir.path(), 1_700_000_000);
+            let (good, bad): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.error.is_none());
+            assert!(good.len() > good_min && bad.len() > bad_min, "{} good and {} bad cases", good.len(), bad.len());
+            for case in good {
+                check(case, dir.path());
             }
+        }
+    }
+
+    fn check(case: &Case, dir: &Path) {
+        assert_eq!(case.schema().validate(), Ok(()), "{}", case.name);
+        let entries = case.expected(dir);
+        let found = entries.iter().filter(|(_, wanted)| matches!(wanted, Wanted::Found(_))).count();
+        let some = found > 0 || ["no_rows", "csv_header_only"].contains(&case.name.as_str());
+        assert!(some && found < entries.len(), "{}: {found} of {} found", case.name, entries.len());
+        if let Some(width) = case.schema().value.fixed_width() {
+            let fits = |wanted: &Wanted| !matches!(wanted, Wanted::Found(value) if value.len() != width);
+            assert!(entries.iter().all(|(_, wanted)| fits(wanted)), "{}", case.name);
         }
     }
 }

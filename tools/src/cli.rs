@@ -274,6 +274,9 @@ pub(crate) enum LoadMode {
 pub(crate) enum InputFormat {
     #[default]
     Parquet,
+    Csv,
+    Tsv,
+    Jsonl,
 }
 
 /// What a null value means.

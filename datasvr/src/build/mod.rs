@@ -29,7 +29,7 @@ use crate::input::bad::BadRows;
 use crate::input::decode::Load;
 use crate::input::error::InputError;
 use crate::input::file::InputFile;
-use crate::input::read;
+use crate::input::{open, read};
 use crate::object;
 use crate::plan::{Plan, to_json};
 use crate::progress::Meter;
@@ -78,9 +78,9 @@ impl BuildJob<'_> {
     }
 
     async fn build(&self, load: &Arc<Load>) -> Result<JobOutput, AttemptError> {
-        let opened = read::open(self.files, load, &self.budget).await?;
+        let opened = open::open(self.files, load, &self.budget).await?;
         self.meter.expect(opened.rows, opened.bytes);
-        let loaded = read::read(self.env, &opened, load, &self.budget, &self.meter).await?;
+        let (loaded, places) = read::read(self.env, &opened, load, &self.budget, &self.meter).await?;
         let origin = Origin { uid: self.plan.uid, version: self.plan.version };
         let settings = packs::Settings {
             origin,
@@ -92,7 +92,7 @@ impl BuildJob<'_> {
         };
         let built = packs::write(self.env, self.store, &self.attempt, settings, loaded.runs, &self.budget).await?;
         if let Some(clash) = built.clash {
-            let (first, second) = (opened.locate(clash.first), opened.locate(clash.second));
+            let (first, second) = (places.locate(clash.first), places.locate(clash.second));
             return Err(InputError::DuplicateKey { key: clash.key, first, second }.into());
         }
         let packs: Vec<PackRef> = built.packs;

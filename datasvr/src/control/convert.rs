@@ -88,9 +88,7 @@ fn spec(spec: &LoadSpec) -> rpc::LoadSpec {
             LoadMode::Full => "full".to_owned(),
             LoadMode::Incremental => "incremental".to_owned(),
         },
-        format: match spec.format {
-            InputFormat::Parquet => "parquet".to_owned(),
-        },
+        format: spec.format.name().to_owned(),
         key_column: spec.key_column.clone(),
         value_columns: spec.value_columns.clone(),
         expiry_column: spec.expiry_column.clone().unwrap_or_default(),
@@ -122,7 +120,10 @@ pub(super) fn load_spec(message: rpc::LoadSpec) -> Result<LoadSpec, Status> {
     }
     let format = match message.format.as_str() {
         "parquet" | "" => InputFormat::Parquet,
-        other => return Err(unknown("format", other, "`parquet`")),
+        "csv" => InputFormat::Csv,
+        "tsv" => InputFormat::Tsv,
+        "jsonl" => InputFormat::Jsonl,
+        other => return Err(unknown("format", other, "`parquet`, `csv`, `tsv` or `jsonl`")),
     };
     let nulls = match message.nulls.as_str() {
         "skip" | "" => NullPolicy::Skip,

@@ -57,6 +57,43 @@ pub(crate) enum Reason {
         /// What the column holds.
         number: String,
     },
+    /// Text where an integer should be.
+    NotInteger {
+        /// The text.
+        text: String,
+    },
+    /// Text where a number should be.
+    NotNumber {
+        /// The text.
+        text: String,
+    },
+    /// Text that is no UTF-8.
+    NotUtf8,
+    /// A row with more or fewer fields than the header.
+    FieldCount {
+        /// Its fields.
+        found: usize,
+        /// Those of the header.
+        expected: usize,
+    },
+    /// Something behind the quote that ends a field.
+    StrayQuote,
+    /// A JSON object without a member that it must have.
+    NoMember,
+    /// A line that is no JSON object.
+    NotJson {
+        /// What the parser says.
+        what: String,
+        /// Where in the line, from 1; 0 if it cannot be said.
+        column: usize,
+    },
+    /// A JSON value of another kind than is wanted.
+    WrongKind {
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
     /// Anything else, as a clause.
     Other(String),
 }
@@ -73,7 +110,53 @@ impl fmt::Display for Reason {
             Self::BadExpiry { number } => {
                 write!(f, "{number} is not an expiry time: expected Unix seconds, 0 to {}", u32::MAX)
             }
+            Self::NotInteger { text } => write!(f, "`{text}` is not an integer"),
+            Self::NotNumber { text } => write!(f, "`{text}` is not a number"),
+            Self::NotUtf8 => f.write_str("the text is not valid UTF-8"),
+            Self::FieldCount { found, expected } => {
+                let fields = if *found == 1 { "field" } else { "fields" };
+                write!(f, "the row has {found} {fields}, the header has {expected}")
+            }
+            Self::StrayQuote => {
+                f.write_str("text follows the quote that ends a field; a quote within quotes is written twice")
+            }
+            Self::NoMember => f.write_str("the object has no member of this name"),
+            Self::NotJson { what, column: 0 } => write!(f, "the line is not a JSON object: {what}"),
+            Self::NotJson { what, column } => write!(f, "the line is not a JSON object: {what} (column {column})"),
+            Self::WrongKind { found, expected } => write!(f, "it is {found}, expected is {expected}"),
             Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+/// Where a row is in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct RowPlace {
+    /// Its number, from 0, if the rows before it were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) row: Option<u64>,
+    /// In text: the number of its first line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) line: Option<u64>,
+    /// In text of which not all was read: how many bytes come before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) byte: Option<u64>,
+}
+
+impl RowPlace {
+    /// A row by its number.
+    #[must_use]
+    pub(crate) const fn row(row: u64) -> Self {
+        Self { row: Some(row), line: None, byte: None }
+    }
+}
+
+impl fmt::Display for RowPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.row, self.line, self.byte) {
+            (Some(row), Some(line), _) => write!(f, "row {row} (line {line})"),
+            (Some(row), None, _) => write!(f, "row {row}"),
+            (None, _, byte) => write!(f, "the row at byte {}", byte.unwrap_or(0)),
         }
     }
 }
@@ -83,17 +166,22 @@ impl fmt::Display for Reason {
 pub(crate) struct BadRow {
     /// URL of the file.
     pub(crate) file: String,
-    /// The row's number in the file, from 0.
-    pub(crate) row: u64,
-    /// Name of the column that is wrong.
-    pub(crate) column: String,
+    /// Where it is in the file.
+    #[serde(flatten)]
+    pub(crate) place: RowPlace,
+    /// Name of the column that is wrong; none if the row as a whole is.
+    pub(crate) column: Option<String>,
     /// What is wrong.
     pub(crate) reason: String,
 }
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, row {}, column `{}`: {}", self.file, self.row, self.column, self.reason)
+        let Self { file, place, column, reason } = self;
+        match column {
+            Some(column) => write!(f, "{file}, {place}, column `{column}`: {reason}"),
+            None => write!(f, "{file}, {place}: {reason}"),
+        }
     }
 }
 
@@ -144,8 +232,8 @@ impl BadRows {
         Self { max, count: AtomicU64::new(0), samples: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Notes a bad row of the file with this place in the frozen list; `row` describes it. The samples kept are the
-    /// first ones in input order of those noted.
+    /// Notes a bad row of the file with this place in the frozen list; `row` orders it among the rows of its file, and
+    /// `describe` describes it. The samples kept are the first ones in input order of those noted.
     pub(crate) fn note(&self, file: u32, row: u64, describe: impl FnOnce() -> BadRow) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,6 +259,21 @@ impl BadRows {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// The samples of a file that are known by their byte only, ascending.
+    pub(crate) fn unnumbered(&self, file: u32) -> Vec<u64> {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_file = samples.range((file, 0)..=(file, u64::MAX));
+        of_file.filter_map(|(_, sample)| sample.place.byte).collect()
+    }
+
+    /// Gives a sample that is known by its byte its number.
+    pub(crate) fn set_place(&self, file: u32, byte: u64, place: RowPlace) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sample) = samples.get_mut(&(file, byte)) {
+            sample.place = place;
+        }
+    }
+
     /// Fails once more were noted than are tolerated.
     ///
     /// # Errors
@@ -189,7 +292,8 @@ mod tests {
     use super::*;
 
     fn row(row: u64) -> BadRow {
-        BadRow { file: "a.parquet".into(), row, column: "id".into(), reason: Reason::NullKey.to_string() }
+        let (place, column) = (RowPlace::row(row), Some("id".into()));
+        BadRow { file: "a.parquet".into(), place, column, reason: Reason::NullKey.to_string() }
     }
 
     #[test]
@@ -200,7 +304,7 @@ mod tests {
         }
         let samples = bad.samples();
         assert_eq!(samples.len(), SAMPLES_MAX);
-        assert!(samples.iter().enumerate().all(|(at, sample)| sample.row == at as u64));
+        assert!(samples.iter().enumerate().all(|(at, sample)| sample.place == RowPlace::row(at as u64)));
         assert_eq!(bad.count(), 500);
         assert!(bad.check().is_ok());
     }
@@ -214,5 +318,11 @@ mod tests {
             bad.check().expect_err("one too many").to_string(),
             "1 bad row, max_bad_rows is 0; a.parquet, row 7, column `id`: the key is null"
         );
+        let place = RowPlace { line: Some(9), ..RowPlace::row(7) };
+        let reason = Reason::FieldCount { found: 1, expected: 2 }.to_string();
+        let ragged = BadRow { file: "a.csv".into(), place, column: None, reason };
+        assert_eq!(ragged.to_string(), "a.csv, row 7 (line 9): the row has 1 field, the header has 2");
+        let json = serde_json::to_string(&ragged).expect("plain data");
+        assert!(json.starts_with(r#"{"file":"a.csv","row":7,"line":9,"column":null,"#), "{json}");
     }
 }

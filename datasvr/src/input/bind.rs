@@ -94,20 +94,23 @@ fn find(file: &str, columns: &ArrowSchema, name: &str) -> Result<usize, InputErr
             Err(InputError::AmbiguousColumn { file: file.to_owned(), column: name.to_owned(), count: more + 1 })
         }
         (None, _) => {
-            let available = available(columns);
+            let available = available(columns.fields().iter().map(|field| field.name().as_str()));
             Err(InputError::MissingColumn { file: file.to_owned(), column: name.to_owned(), available })
         }
     }
 }
 
-/// The column names for a message; a table of thousands of columns does not flood it.
-fn available(columns: &ArrowSchema) -> String {
+/// Column names for a message; thousands of columns do not flood it.
+pub(crate) fn available<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 50;
-    let names: Vec<String> = columns.fields().iter().take(SHOWN).map(|field| format!("`{}`", field.name())).collect();
-    match columns.fields().len() {
+    const CHARS: usize = 100;
+    let count = names.len();
+    let shown = names.take(SHOWN).map(|name| format!("`{}`", name.chars().take(CHARS).collect::<String>()));
+    let shown: Vec<String> = shown.collect();
+    match count {
         0 => "none".into(),
-        count if count > SHOWN => format!("{} and {} more", names.join(", "), count - SHOWN),
-        _ => names.join(", "),
+        count if count > SHOWN => format!("{} and {} more", shown.join(", "), count - SHOWN),
+        _ => shown.join(", "),
     }
 }
 

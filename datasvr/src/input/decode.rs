@@ -20,7 +20,7 @@ use fkv_meta::record::{LoadSpec, NullPolicy};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::bad::{BadRow, BadRows, Reason};
+use super::bad::{BadRow, BadRows, Reason, RowPlace};
 use super::bind::Binding;
 use super::chunks::Chunks;
 use super::error::InputError;
@@ -76,6 +76,15 @@ pub(crate) struct Decoded {
     pub(crate) saturated: u64,
 }
 
+impl Decoded {
+    /// Adds what became of other rows.
+    pub(crate) const fn add(&mut self, more: &Self) {
+        self.rows += more.rows;
+        self.nulls += more.nulls;
+        self.saturated += more.saturated;
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Keep,
@@ -89,7 +98,7 @@ pub(crate) fn decode(
     group: &Group,
     load: &Load,
     rows: &mut Rows,
-    mut after_batch: impl FnMut(&mut Rows, u64) -> Result<(), InputError>,
+    after_batch: &mut dyn FnMut(&mut Rows, u64) -> Result<(), InputError>,
 ) -> Result<Decoded, InputError> {
     let damaged = |reason: String| InputError::Damaged { file: group.url.clone(), reason };
     let parquet = group.footer.parquet();
@@ -402,8 +411,8 @@ impl<'a> Batches<'a> {
         let row = self.group.first_row + first + at as u64;
         self.load.bad.note(self.group.file, row, || BadRow {
             file: self.group.url.clone(),
-            row,
-            column: column.to_owned(),
+            place: RowPlace::row(row),
+            column: Some(column.to_owned()),
             reason: reason.to_string(),
         });
     }

@@ -2,7 +2,7 @@
 
 use fkv_store::StoreError;
 
-use super::bad::TooManyBadRows;
+use super::bad::{RowPlace, TooManyBadRows};
 use crate::budget::OverBudget;
 
 /// A column of a type that cannot become what the table declares.
@@ -27,17 +27,60 @@ pub(crate) struct WrongType {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
     /// A file of 0 bytes.
-    #[error("{file}: the file is empty (0 bytes), so it is not a Parquet file")]
+    #[error("{file}: the file is empty (0 bytes), so {lacks}")]
     Empty {
         /// URL of the file.
         file: String,
+        /// What it therefore is not, or has not.
+        lacks: &'static str,
     },
     /// A file that is something else.
-    #[error("{file}: not a Parquet file: {reason}")]
-    NotParquet {
+    #[error("{file}: not a {format} file: {reason}")]
+    WrongFormat {
         /// URL of the file.
         file: String,
+        /// What the load says it is.
+        format: &'static str,
         /// What it looks like instead.
+        reason: String,
+    },
+    /// A text file whose header cannot be used.
+    #[error("{file}: {reason}")]
+    BadHeader {
+        /// URL of the file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record of a text file that does not end.
+    #[error("{file}, {place}: {reason}")]
+    BadRecord {
+        /// URL of the file.
+        file: String,
+        /// Where it begins.
+        place: RowPlace,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A text file with a line break within quotes, cut there for several readers.
+    #[error(
+        "{file}: a line break stands within quotes about where the file was cut for several workers, at byte {byte}: \
+         compress the file, or write several smaller ones"
+    )]
+    CutInQuotes {
+        /// URL of the file.
+        file: String,
+        /// Where the reader before the cut ended.
+        byte: u64,
+    },
+    /// A compressed file that expands to more than it may.
+    #[error("{file}: the {compression} file {reason}")]
+    Expands {
+        /// URL of the file.
+        file: String,
+        /// How it is compressed.
+        compression: &'static str,
+        /// Which limit it passes.
         reason: String,
     },
     /// A file that begins well and ends too early.
@@ -118,7 +161,7 @@ pub(crate) enum InputError {
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     /// The decoder ran into a fault of its own; the log has its message.
-    #[error("{file}: the file made the Parquet decoder crash; it is probably damaged")]
+    #[error("{file}: the file made its decoder crash; it is probably damaged")]
     Crashed {
         /// URL of the file.
         file: String,

@@ -14,6 +14,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaD
 
 use super::error::InputError;
 use super::file::InputFile;
+use super::sniff::Looks;
 use crate::budget::Budget;
 
 /// Bytes read from the end of a file at first: most footers fit.
@@ -93,11 +94,11 @@ pub(crate) fn chunk_range(file: &InputFile, column: &ColumnChunkMetaData) -> Res
 pub(crate) async fn read(file: &InputFile, budget: &Budget) -> Result<Footer, InputError> {
     let len = file.meta.len;
     if len == 0 {
-        return Err(InputError::Empty { file: file.url.clone() });
+        return Err(InputError::Empty { file: file.url.clone(), lacks: "it is not a Parquet file" });
     }
     if len < FILE_BYTES_MIN {
         let reason = format!("it has {len} bytes, the smallest Parquet file has {FILE_BYTES_MIN}");
-        return Err(InputError::NotParquet { file: file.url.clone(), reason });
+        return Err(InputError::WrongFormat { file: file.url.clone(), format: "Parquet", reason });
     }
     let tail_start = len.saturating_sub(TAIL_BYTES);
     let tail = file.read(tail_start..len).await?;
@@ -146,18 +147,13 @@ fn explain(file: &InputFile, head: &[u8]) -> InputError {
     if head.starts_with(MAGIC) {
         return InputError::Truncated { file, reason: "it begins like a Parquet file but has no footer".into() };
     }
-    let looks_like = match head {
-        [0x1f, 0x8b, ..] => "it looks like a gzip file",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it looks like a zstd file",
-        [b'P', b'K', 3, 4, ..] => "it looks like a zip file",
-        [b'O', b'R', b'C', ..] => "it looks like an ORC file",
-        [b'O', b'b', b'j', 1, ..] => "it looks like an Avro file",
-        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => "it looks like an Arrow IPC file",
-        [b'{' | b'[', ..] => "it looks like JSON",
-        _ if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => "it looks like text",
-        _ => "it neither begins nor ends with PAR1",
+    let reason = match Looks::of(head) {
+        Looks::Like(other) => format!("it looks like {other}"),
+        Looks::JsonObjects => "it looks like JSON; say so if it is, with format `jsonl`".to_owned(),
+        Looks::Text => "it looks like text; say so if it is, with format `csv`, `tsv` or `jsonl`".to_owned(),
+        Looks::Unknown => "it neither begins nor ends with PAR1".to_owned(),
     };
-    InputError::NotParquet { file, reason: looks_like.into() }
+    InputError::WrongFormat { file, format: "Parquet", reason }
 }
 
 fn parse(file: &InputFile, bytes: &[u8]) -> Result<Footer, InputError> {

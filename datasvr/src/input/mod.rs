@@ -3,12 +3,23 @@
 //! ```text
 //!   source   which URLs a task may name, and the store behind each
 //!   file     one file of the frozen input list
-//!   footer   the tail of a Parquet file ─▶ its row groups and columns
-//!   bind     the columns a load names ─▶ what to decode and how (or which column is wrong)
-//!   chunks   the column chunks of one row group in memory, as the Parquet decoder reads them
-//!   decode   one row group ─▶ record batches ─▶ rows (keys, stored values, expiry, order)
-//!   floats   numeric columns ─▶ f32
-//!   read     all row groups, several at once ─▶ runs
+//!   sniff    what a file looks like that is not what it should be
+//!   open     all files of a load, with their columns found
+//!   unit     the pieces of files that can be read by themselves
+//!   read     units ─▶ work in frozen order ─▶ runs, several at once
+//!
+//!   Parquet
+//!     footer   the tail of a file ─▶ its row groups and columns
+//!     bind     the columns a load names ─▶ what to decode and how (or which column is wrong)
+//!     chunks   the column chunks of one row group in memory, as the decoder reads them
+//!     decode   one row group ─▶ record batches ─▶ rows (keys, stored values, expiry, order)
+//!     floats   numeric columns ─▶ f32
+//!   text
+//!     inflate  gzip and zstd around whole files, with caps
+//!     stream   one unit ─▶ blocks of whole records
+//!     lineup   many streams at once, their blocks in frozen order
+//!     text     header, records, fields, cells ─▶ rows
+//!
 //!   bad      rows that cannot be used: counted, sampled
 //! ```
 
@@ -20,5 +31,14 @@ pub(crate) mod error;
 pub(crate) mod file;
 pub(crate) mod floats;
 pub(crate) mod footer;
+pub(crate) mod inflate;
+pub(crate) mod lineup;
+pub(crate) mod open;
 pub(crate) mod read;
+#[cfg(test)]
+mod read_tests;
+pub(crate) mod sniff;
 pub(crate) mod source;
+pub(crate) mod stream;
+pub(crate) mod text;
+pub(crate) mod unit;

@@ -10,6 +10,7 @@ use fkv_store::path::check_prefix;
 use fkv_store::{Store, StoreError, StoreOptions};
 
 use super::file::InputFile;
+use super::inflate::ExpansionLimits;
 
 /// Which `file://` inputs tasks may name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Sources {
     pub files: FileInputs,
     /// How stores are opened.
     pub options: StoreOptions,
+    /// How much a compressed file may expand to.
+    pub expansion: ExpansionLimits,
 }
 
 /// An input that a task may not name.
@@ -190,7 +193,8 @@ impl Sources {
                     store
                 }
             };
-            opened.push(InputFile { at: u32::try_from(at).unwrap_or(u32::MAX), url, store, meta: file.meta() });
+            let (at, meta) = (u32::try_from(at).unwrap_or(u32::MAX), file.meta());
+            opened.push(InputFile { at, url, store, meta, expansion: self.expansion });
         }
         Ok(opened)
     }

@@ -62,7 +62,7 @@ async fn bad_requests_say_what_is_wrong_and_change_nothing() {
     let mut submit = async |change: &dyn Fn(&mut rpc::LoadSpec)| client.submit_load(with(good.clone(), change)).await;
     assert_fails(submit(&|s| s.mode = "incremental".into()).await, Unsupported, "use mode full");
     assert_fails(submit(&|s| s.mode = "upsert".into()).await, BadRequest, "`upsert`");
-    assert_fails(submit(&|s| s.format = "csv".into()).await, BadRequest, "`csv`");
+    assert_fails(submit(&|s| s.format = "xml".into()).await, BadRequest, "`xml`");
     assert_fails(submit(&|s| s.nulls = "drop".into()).await, BadRequest, "`drop`");
     assert_fails(submit(&|s| s.duplicates = "any".into()).await, BadRequest, "`any`");
     assert_fails(submit(&|s| s.inputs.clear()).await, BadRequest, "input");

@@ -83,7 +83,7 @@ impl World {
             module: MODULE.into(),
             worker: worker.into(),
             listen: "127.0.0.1:0".parse().expect("an address"),
-            sources: Sources { files: FileInputs::Any, options: StoreOptions::default() },
+            sources: Sources { files: FileInputs::Any, ..Sources::default() },
             lease_ttl: Duration::from_secs(1),
             build_memory: 1 << 30,
             retry_pause: Duration::from_millis(5),

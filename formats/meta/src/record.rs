@@ -356,6 +356,25 @@ pub enum LoadMode {
 pub enum InputFormat {
     /// Apache Parquet.
     Parquet,
+    /// Text: a header, then a record a line, fields separated by commas.
+    Csv,
+    /// The same with tabs.
+    Tsv,
+    /// Text: a JSON object a line.
+    Jsonl,
+}
+
+impl InputFormat {
+    /// Its name in metadata, in the control API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::Tsv => "tsv",
+            Self::Jsonl => "jsonl",
+        }
+    }
 }
 
 /// What a null value in the input means.

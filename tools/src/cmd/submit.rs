@@ -37,6 +37,9 @@ pub(super) async fn run(context: &Context, args: SubmitArgs) -> Outcome {
             .to_owned(),
             format: match args.format {
                 InputFormat::Parquet => "parquet",
+                InputFormat::Csv => "csv",
+                InputFormat::Tsv => "tsv",
+                InputFormat::Jsonl => "jsonl",
             }
             .to_owned(),
             key_column: args.key,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use fkv_datasvr::{DataConfig, FileInputs, Sources};
+use fkv_datasvr::{DataConfig, ExpansionLimits, FileInputs, Sources};
 use fkv_store::{S3Options, StoreOptions};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,8 @@ pub(crate) struct Settings {
     pub(crate) store: String,
     pub(crate) allow_file_inputs: Vec<String>,
     pub(crate) build_memory: String,
+    pub(crate) expanded_file_max: String,
+    pub(crate) expansion_ratio_max: u64,
     pub(crate) pack_size: String,
     pub(crate) lease_ttl_s: u64,
     pub(crate) cpu_threads: usize,
@@ -150,6 +152,8 @@ impl Default for Settings {
             store: String::new(),
             allow_file_inputs: Vec::new(),
             build_memory: "4GiB".to_owned(),
+            expanded_file_max: "1TiB".to_owned(),
+            expansion_ratio_max: ExpansionLimits::default().ratio_max,
             pack_size: "256MiB".to_owned(),
             lease_ttl_s: config.lease_ttl.as_secs(),
             cpu_threads: 0,
@@ -205,13 +209,20 @@ impl Settings {
             }
         };
         let options = self.inputs_s3.as_ref().unwrap_or(&self.s3).options();
+        let expansion = ExpansionLimits {
+            bytes_max: size("expanded_file_max", &self.expanded_file_max)?,
+            ratio_max: self.expansion_ratio_max,
+        };
+        if expansion.ratio_max == 0 {
+            return Err("expansion_ratio_max must be at least 1".to_owned());
+        }
         Ok(DataConfig {
             module: self.module.clone(),
             worker: self.worker.clone(),
             listen: self.listen,
             advertise: self.advertise.clone(),
             insecure: self.insecure,
-            sources: Sources { files, options },
+            sources: Sources { files, options, expansion },
             lease_ttl: Duration::from_secs(self.lease_ttl_s),
             build_memory: size("build_memory", &self.build_memory)?,
             pack_bytes: size("pack_size", &self.pack_size)?,
@@ -268,6 +279,7 @@ mod tests {
         let config = settings.config().expect("a configuration");
         assert_eq!((config.build_memory, config.sources.files), (1 << 30, FileInputs::Below(vec!["/in".into()])));
         assert_eq!(config.sources.options.s3.endpoint.as_deref(), Some("http://h:1"));
+        assert_eq!(config.sources.expansion, ExpansionLimits::default());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Parquet that this project did not write: pyarrow writes it, the cluster loads it, the client reads it back, and
-//! every value is compared with what pyarrow wrote. What cannot be loaded fails with words that name the place.
+//! Input that this project did not write: Python writes it, the cluster loads it, the client reads it back, and every
+//! value is compared with what Python wrote. What cannot be loaded fails with words that name the place.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn spec(case: &Case, dir: &Path) -> LoadSpec {
     LoadSpec {
         inputs: case.inputs.iter().map(|input| format!("file://{}/{input}", dir.display())).collect(),
         mode: "full".into(),
-        format: "parquet".into(),
+        format: case.format.clone(),
         key_column: case.key_column.clone(),
         value_columns: case.value_columns.clone(),
         expiry_column: case.expiry_column.clone().unwrap_or_default(),
@@ -36,10 +36,25 @@ async fn outcome(cluster: &Cluster, case: &Case, submitted: Result<u64, String>)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parquet_that_pyarrow_wrote_reads_back_bit_for_bit() {
+async fn parquet_that_python_wrote_reads_back_bit_for_bit() {
+    every_case("parquet").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_that_python_wrote_reads_back_bit_for_bit() {
+    every_case("text").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_lines_that_python_wrote_read_back_bit_for_bit() {
+    every_case("json").await;
+}
+
+/// Loads every case of a group.
+async fn every_case(group: &str) {
     let cluster = Cluster::start(1, 2).await;
     let dir = cluster.input("cases");
-    let cases = cases::make(&dir, cluster.env.clock.unix_ms() / 1000);
+    let cases = cases::make(group, &dir, cluster.env.clock.unix_ms() / 1000);
     let mut submitted = Vec::new();
     for case in &cases {
         cluster.control.create(&case.name, &case.schema()).await;

@@ -1,4 +1,4 @@
-"""One case: Parquet files in one shape, the table and the load that take them, and what must come of it."""
+"""One case: input files in one shape, the table and the load that take them, and what must come of it."""
 
 import json
 import os
@@ -14,6 +14,7 @@ class Case:
     """A load to try. `files` are written in the order of their names, which is the order they are frozen in."""
 
     name: str
+    format: str = "parquet"
     key_type: str = "u64"
     value_type: str = "f32"
     storage: str = "native"
@@ -48,14 +49,20 @@ class Case:
         self.tables.append((relative, table))
         self.written.append(relative)
 
+    def text(self, out, table, content, file=None):
+        """Writes `content`, text or bytes, which says what `table` says."""
+        content = content.encode() if isinstance(content, str) else content
+        self.tables.append((self.raw(out, content, file), table))
+
     def raw(self, out, content, file=None):
         """Writes bytes that no table stands for."""
-        relative = f"{self.name}/{file}" if file else f"{self.name}.parquet"
+        relative = f"{self.name}/{file}" if file else f"{self.name}.{self.format}"
         path = os.path.join(out, relative)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as target:
             target.write(content)
         self.written.append(relative)
+        return relative
 
     def finish(self, out, now):
         """The case as one JSON object for the Rust side; writes the expected content beside the files."""
@@ -65,7 +72,7 @@ class Case:
         described = {
             name: getattr(self, name)
             for name in (
-                "name key_type value_type storage f16_overflow ttl key_column value_columns expiry_column nulls "
+                "name format key_type value_type storage f16_overflow ttl key_column value_columns expiry_column nulls "
                 "duplicates max_bad_rows read_ts error"
             ).split()
         }
