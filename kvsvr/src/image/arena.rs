@@ -54,8 +54,8 @@ impl ArenaBuilder {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         let too_long = || io::Error::new(io::ErrorKind::OutOfMemory, format!("an arena of {len} bytes"));
         let huge = len >= HUGE_PAGE_BYTES;
-        let unit = if huge { HUGE_PAGE_BYTES } else { PAGE_BYTES };
-        let whole = len.max(1).checked_next_multiple_of(unit).ok_or_else(too_long)?;
+        // What does not fill a huge page at the end lies on small ones: a whole one would be memory for nothing.
+        let whole = len.max(1).checked_next_multiple_of(PAGE_BYTES).ok_or_else(too_long)?;
         // Linux maps at any 4 KiB boundary: one huge page more leaves room to start on a huge page.
         let mapped = if huge { whole.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_long)? } else { whole };
         let mut map = MmapMut::map_anon(mapped)?;
@@ -71,8 +71,7 @@ impl ArenaBuilder {
 
     /// Memory that an arena of `len` bytes occupies when all of it is populated.
     pub(crate) fn populated_bytes(len: u64) -> u64 {
-        let unit = if len >= HUGE_PAGE_BYTES as u64 { HUGE_PAGE_BYTES as u64 } else { PAGE_BYTES as u64 };
-        len.max(1).checked_next_multiple_of(unit).unwrap_or(u64::MAX)
+        len.max(1).checked_next_multiple_of(PAGE_BYTES as u64).unwrap_or(u64::MAX)
     }
 
     /// Cuts the arena into consecutive regions of these lengths. It can be cut once.
@@ -187,6 +186,6 @@ mod tests {
     fn the_books_count_whole_pages() {
         assert_eq!(ArenaBuilder::populated_bytes(0), 4096);
         assert_eq!(ArenaBuilder::populated_bytes(4097), 8192);
-        assert_eq!(ArenaBuilder::populated_bytes((2 << 20) + 1), 4 << 20);
+        assert_eq!(ArenaBuilder::populated_bytes((2 << 20) + 1), (2 << 20) + 4096);
     }
 }
