@@ -1,6 +1,6 @@
 //! Which keys are asked for, and what is stored under them.
 
-#[cfg(any(test, feature = "rivals"))]
+#[cfg(feature = "rivals")]
 use crate::zipf::Zipf;
 
 /// Keys of a batch.
@@ -28,12 +28,12 @@ pub(crate) fn sample(count: u64) -> impl Iterator<Item = u64> {
 pub(crate) enum Law {
     /// All of `count` keys from `first` on alike.
     Uniform { first: u64, count: u64 },
-    #[cfg(any(test, feature = "rivals"))]
+    #[cfg(feature = "rivals")]
     /// Zipf's law over the keys `0..count`; keys of neighbouring ranks are far apart.
     Zipf { law: Zipf, count: u64 },
 }
 
-#[cfg(any(test, feature = "rivals"))]
+#[cfg(feature = "rivals")]
 impl Law {
     /// Zipf's law with an exponent over the keys `0..count`.
     pub(crate) fn zipf(count: u64, exponent: f64) -> Self {
@@ -62,7 +62,7 @@ impl Keys {
     fn next_key(&mut self) -> u64 {
         match &self.law {
             Law::Uniform { first, count } => first + self.random.next() % count,
-            #[cfg(any(test, feature = "rivals"))]
+            #[cfg(feature = "rivals")]
             Law::Zipf { law, count } => {
                 let rank = law.draw(|| self.random.unit());
                 (u128::from(rank) * SCATTER % u128::from(*count)) as u64

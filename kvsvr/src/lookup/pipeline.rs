@@ -367,10 +367,9 @@ fn pass<'a, P: Probe, S: Sink<'a, V>, const V: usize>(
                     let place = usize::from(slot) * format.stride() + format.h_bytes();
                     *value = line.get(place..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; V]);
                 }
-                let mut packed = 0;
-                for key in (0..WINDOW).filter(|key| ring.slow[at] == 0 && ring.found[at] >> key & 1 == 1) {
+                let found = (0..WINDOW).filter(|key| ring.slow[at] == 0 && ring.found[at] >> key & 1 == 1);
+                for (packed, key) in found.enumerate() {
                     values[packed] = values[key];
-                    packed += 1;
                 }
             }
             sink.window(&Window {

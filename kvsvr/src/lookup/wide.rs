@@ -265,8 +265,8 @@ impl<const V: usize> Places<V> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack<const V: usize>(values: &mut [[u8; V]; WINDOW], found: u64) {
-    let mut packed = 0;
     if V == size_of::<u32>() {
+        let mut packed = 0;
         for group in 0..WINDOW / 16 {
             let found = (found >> (group * 16)) as u16;
             // SAFETY: sixteen values of four bytes are read and written within 64 of them: `packed` is at most the number of
@@ -280,9 +280,8 @@ fn pack<const V: usize>(values: &mut [[u8; V]; WINDOW], found: u64) {
         }
         return;
     }
-    for key in bits(found) {
+    for (packed, key) in bits(found).enumerate() {
         values[packed] = values[key];
-        packed += 1;
     }
 }
 
@@ -421,7 +420,7 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: 
     }
     let (mut hit, mut is_next) = (0, 0);
     let mut numbers = [_mm512_set1_epi8(0); 2];
-    for half in 0..2 {
+    for (half, numbers) in numbers.iter_mut().enumerate() {
         let (home, next) = (at_home.register(half), behind.register(half));
         let misses = _mm512_testn_epi16_mask(home, home);
         let matching = _mm512_mask_mov_epi16(home, misses, next);
@@ -429,7 +428,7 @@ fn ask_and_compare<'a, const ASK: bool, const COMPARE: bool, P: Slots, const V: 
         hit |= u64::from(_mm512_test_epi16_mask(matching, matching)) << (half * WINDOW / 2);
         // The number of the lowest slot is that of the zeros below it; where there is none, 16.
         let below = _mm512_andnot_si512(matching, _mm512_add_epi16(matching, _mm512_set1_epi16(-1)));
-        numbers[half] = _mm512_popcnt_epi16(below);
+        *numbers = _mm512_popcnt_epi16(below);
     }
     let lowest = _mm512_castsi256_si512(_mm512_cvtepi16_epi8(numbers[0]));
     let lowest = _mm512_inserti64x4::<1>(lowest, _mm512_cvtepi16_epi8(numbers[1]));
