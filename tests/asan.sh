@@ -22,6 +22,8 @@ for file in $strays; do
 done
 
 host=$(rustc -vV | sed -n 's/^host: //p')
+# Would be taken instead of RUSTFLAGS.
+unset CARGO_ENCODED_RUSTFLAGS
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address --cfg fkv_asan" CARGO_INCREMENTAL=0
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=0
 packages=()

@@ -18,9 +18,10 @@ pub(crate) fn put_value(key: u64, value: &mut Vec<u8>) {
     }
 }
 
-/// Keys to compare answers for, before anything is timed: present ones of all of `0..count`, and absent ones.
+/// Keys to compare answers for, before anything is timed: a batch of present ones, all over `0..count`, and one of absent ones.
 pub(crate) fn sample(count: u64) -> impl Iterator<Item = u64> {
-    (0..2 * BATCH as u64).map(move |index| index * 7919 % (count + 1000))
+    let present = (0..BATCH as u64).map(move |index| index * 7919 % count);
+    present.chain(count..count + BATCH as u64)
 }
 
 /// How often which key is asked for.

@@ -18,6 +18,9 @@ readonly TRIPLE
 # What decodes bytes may not take more memory than this, whatever they say: in one piece, and altogether.
 readonly MALLOC_LIMIT_MB=64 RSS_LIMIT_MB=1536
 
+# Would be taken instead of RUSTFLAGS.
+unset CARGO_ENCODED_RUSTFLAGS
+
 die() { printf 'fuzz: error: %s\n' "$*" >&2; exit 1; }
 
 targets() { sed -n 's/^name = "fuzz-\(.*\)"$/\1/p' "$HERE/Cargo.toml" | grep -vx seeds; }
@@ -120,6 +123,7 @@ keep() {
         fuzzer "$target" -set_cover_merge=1 -use_counters=0 "$merged" "$kept" "$BUILD/corpus/$target" "$BUILD/seeds/$target" \
             >"$BUILD/$target-merge.log" 2>&1
         # Inputs that found something stay, whatever they cover by now.
+        [[ -n $(find "$merged" -type f | head -n 1) ]] || die "nothing covers anything of $target"
         find "$kept" -type f ! -name 'finding-*' -delete
         cp -n "$merged"/* "$kept"/
         rm -rf "$merged"

@@ -5,8 +5,8 @@
 //!   batch ─▶ sorted ─▶ MultiGet ─▶ filter ─▶ index ─▶ [rows cached] [blocks cached] ─▶ reads, 32 keys at once, io_uring
 //! ```
 //!
-//! Set up in its favour: a block per read (4 KiB, aligned, nothing compressed), the filter and the whole index in memory outside
-//! the caches, a hash index within blocks, no writes and no compactions, statistics off.
+//! Set up in its favour, but for the CPU it is compiled for (docs/benchmarks.md): a block per read (4 KiB, aligned, nothing
+//! compressed), the filter and the whole index in memory outside the caches, a hash index within blocks, no writes and no compactions, statistics off.
 
 use std::path::{Path, PathBuf};
 

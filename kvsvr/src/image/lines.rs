@@ -231,7 +231,7 @@ impl<'a> Home<'a> {
     /// The line.
     #[inline(always)]
     pub(crate) fn line(self) -> &'a IndexLine {
-        // SAFETY: a home is made by `Lines::home` from a word that `Lines::add` or `Lines::new` made of a slice of lines
+        // SAFETY: a home is made by `Lines::home` or `homes_of_8` from a word that `Lines::add` or `Lines::new` made of a slice of lines
         // and a number of buckets below its length, the bucket being below that number: the line and the one behind
         // it are in the slice, which stays there for 'a, the borrow of `Lines`. `nowhere` is two lines as well.
         unsafe { &*self.line }

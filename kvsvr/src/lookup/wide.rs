@@ -215,7 +215,7 @@ struct State<'a, const V: usize> {
     slots: PerKey<u8>,
     values: [[u8; V]; WINDOW],
     found: u64,
-    /// Keys to be looked for in the next line; then in the lines behind it.
+    /// Keys to be looked for in the lines behind the next one.
     going_on: u64,
     slow: u64,
 }
