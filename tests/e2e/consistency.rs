@@ -206,20 +206,30 @@ async fn random_tour(seed: u64) -> BTreeMap<Step, usize> {
     done
 }
 
+/// Kinds of steps.
+const STEPS: usize = 5;
+/// Tours at most beyond those asked for.
+const EXTRA_TOURS: u64 = 12;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_mixed_or_taken_back_whatever_happens_in_whatever_order() {
     // FKV_TEST_SEEDS=100-500 for a long soak, or for one seed that failed.
     let seeds = std::env::var("FKV_TEST_SEEDS").unwrap_or_else(|_| "1-3".to_owned());
     let (first, last) = seeds.split_once('-').unwrap_or((&seeds, &seeds));
     let seed = |text: &str| text.parse::<u64>().expect("FKV_TEST_SEEDS is first-last");
+    let (first, last) = (seed(first), seed(last));
     let mut done: BTreeMap<Step, usize> = BTreeMap::new();
-    for seed in seed(first)..=seed(last) {
+    // What a tour comes to depends on how busy the machine is: where a kind of step is missing, a few more tours follow.
+    for seed in first..=last + EXTRA_TOURS {
+        if seed > last && (done.len() == STEPS || first == last) {
+            break;
+        }
         for (step, count) in random_tour(seed).await {
             *done.entry(step).or_default() += count;
         }
         println!("seed {seed}; so far {done:?}");
     }
-    assert!(done.len() == 5 || seed(first) == seed(last), "tours do all kinds of steps: {done:?}");
+    assert!(done.len() == STEPS || first == last, "tours do all kinds of steps: {done:?}");
 }
 
 /// Servers that keep the replaced image on disk only: a rollback loads it while the present one is shown.
