@@ -58,17 +58,6 @@ impl Budget {
         self.shared.peak.load(Ordering::Relaxed)
     }
 
-    /// Fails if `bytes` alone are more than the whole budget.
-    ///
-    /// # Errors
-    /// [`OverBudget`].
-    pub(crate) fn check(&self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
-        if bytes > self.limit() {
-            return Err(OverBudget { what, needed: bytes, limit: self.limit() });
-        }
-        Ok(())
-    }
-
     /// Charges nothing yet, for `what`.
     #[must_use]
     pub(crate) fn charge(&self, what: &'static str) -> Charge {
@@ -123,6 +112,5 @@ mod tests {
         b.set(100).expect("the other charge is back");
         b.set(1).expect("shrinks");
         assert_eq!(budget.peak(), 100);
-        assert!(budget.check("reading", 101).is_err());
     }
 }

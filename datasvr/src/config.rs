@@ -22,8 +22,11 @@ pub struct DataConfig {
     pub sources: Sources,
     /// How long a worker that does not answer keeps its locks. Whole seconds, at least 1.
     pub lease_ttl: Duration,
-    /// Memory that one build may use, in bytes.
+    /// Memory that the worker may use for the job it does, in bytes.
     pub build_memory: u64,
+    /// Memory of the rows of one slice, in bytes; as much as `build_memory` allows unless told otherwise. What is smaller is
+    /// loaded by a single job.
+    pub slice_bytes: Option<u64>,
     /// Size that packs are cut at, in bytes.
     pub pack_bytes: u64,
     /// The pause before the second attempt at a task; it doubles with each further one.
@@ -50,6 +53,7 @@ impl Default for DataConfig {
             sources: Sources::default(),
             lease_ttl: Duration::from_secs(10),
             build_memory: 4 << 30,
+            slice_bytes: None,
             pack_bytes: 256 << 20,
             retry_pause: Duration::from_secs(1),
             work: true,

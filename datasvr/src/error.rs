@@ -2,6 +2,7 @@
 
 use fkv_env::JobPanicked;
 use fkv_formats::error::{BuildError, FormatError};
+use fkv_meta::record::TaskError;
 use fkv_meta::store::MetaError;
 use fkv_meta::{Refusal, txn::Retry};
 use fkv_store::StoreError;
@@ -47,15 +48,37 @@ pub(crate) enum AttemptError {
     /// Others kept changing the same records.
     #[error("the task's records kept changing while its version was being committed")]
     Contended,
-    /// The plan asks for what only a newer build does.
-    #[error("the plan has {0} jobs, which only a newer build can run: let newer workers take the task up")]
-    NewerPlan(usize),
+    /// A job of the task has failed for good; its error is on the task.
+    #[error("{}", .0.message)]
+    JobFailed(TaskError),
+    /// Every worker that took up a job of the task was lost.
+    #[error(
+        "the workers of all {attempts} attempts at job `{job}` are gone, and no attempt is left; the log of the last one, \
+         {worker}, may say why"
+    )]
+    JobSpent {
+        /// The job.
+        job: String,
+        /// How many attempts there were.
+        attempts: u32,
+        /// Who made the last one, as far as known.
+        worker: String,
+    },
     /// The task is no longer this worker's: another attempt runs, or the task has ended. Nothing is to be recorded.
     #[error("{0}")]
     Lost(&'static str),
 }
 
 impl AttemptError {
+    /// Why an attempt is not this worker's any more.
+    #[must_use]
+    pub(crate) const fn lost_reason(&self) -> &'static str {
+        match self {
+            Self::Lost(reason) => reason,
+            _ => "it is no longer this worker's",
+        }
+    }
+
     /// Whether another attempt may end better; `None` if the attempt is not this worker's to end.
     #[must_use]
     pub(crate) fn retry(&self) -> Option<Retry> {
@@ -65,14 +88,9 @@ impl AttemptError {
             Self::Resolve(ResolveError::Store(error)) | Self::Input(InputError::Store(error)) => {
                 matches!(error, StoreError::Unavailable { .. } | StoreError::Other { .. })
             }
-            Self::Input(_) | Self::Build(_) | Self::Format(_) => false,
+            Self::Input(_) | Self::Build(_) | Self::Format(_) | Self::JobFailed(_) | Self::JobSpent { .. } => false,
             Self::Refused(refusal) => !matches!(refusal, Refusal::Invalid(_) | Refusal::BadBuild { .. }),
-            Self::Store(_)
-            | Self::Meta(_)
-            | Self::Object { .. }
-            | Self::Panicked(_)
-            | Self::Contended
-            | Self::NewerPlan(_) => true,
+            Self::Store(_) | Self::Meta(_) | Self::Object { .. } | Self::Panicked(_) | Self::Contended => true,
         };
         Some(if may_help { Retry::MayHelp } else { Retry::Pointless })
     }

@@ -3,10 +3,12 @@
 //!
 //! ```text
 //!   control   the gRPC API: tables, tasks, versions, the cluster
-//!   worker    which task next, its lock, one attempt at it
-//!     plan      the frozen input list and the plan
+//!   worker    which task and which job next, their locks
+//!     plan      the frozen input list and the plan: which jobs there are
 //!     input     Parquet files ─▶ rows
-//!     build     rows ─▶ parts ─▶ packs
+//!     build     rows ─▶ parts ─▶ packs, in the memory of one worker
+//!     slice     rows ─▶ slices, one for each stretch of the input
+//!     part      slices ─▶ parts ─▶ packs, a range of parts each
 //!     publish   packs ─▶ form, content id, version
 //!   align     target ─▶ aligned, once every required slot holds it
 //! ```
@@ -20,11 +22,14 @@ mod config;
 mod control;
 mod error;
 mod input;
+mod job;
 mod object;
+mod part;
 mod plan;
 mod progress;
 mod publish;
 mod server;
+mod slice;
 mod worker;
 
 pub use config::DataConfig;

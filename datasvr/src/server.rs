@@ -131,15 +131,7 @@ impl DataServer {
         let aligner = Aligner { env: env.clone(), meta: meta.clone(), mirror: Arc::clone(&mirror), stop: stop.clone() };
         let aligner = env.spawn.spawn("aligner", Box::pin(aligner.run()));
         let worker = config.work.then(|| {
-            let worker = Worker {
-                env: env.clone(),
-                meta,
-                mirror,
-                store,
-                config: Arc::clone(&config),
-                addr: advertise,
-                stop: stop.clone(),
-            };
+            let worker = Worker::new(env.clone(), meta, mirror, store, Arc::clone(&config), advertise, stop.clone());
             env.spawn.spawn("worker", Box::pin(worker.run()))
         });
         tracing::info!(module = %config.module, worker = %config.worker, %addr, "datasvr started");

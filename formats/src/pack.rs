@@ -26,7 +26,7 @@
 //! A reader starts at the end: the footer tells how long the directory is, and one ranged read gets both.
 
 use std::io::{self, Write};
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -431,7 +431,22 @@ impl<W: Write> PackWriter<W> {
     ///
     /// # Errors
     /// `PartOrder`; `Io`.
-    pub fn start_part(&mut self, part: Part) -> Result<PartWriter<'_, W>, BuildError> {
+    pub fn start_part(&mut self, part: Part) -> Result<PartWriter<&mut Self>, BuildError> {
+        self.open_part(part)?;
+        Ok(PartWriter::new(self, part))
+    }
+
+    /// [`start_part`](Self::start_part), for a part that is written over a longer time: the pack moves into the writer, and
+    /// comes back when that is [finished](PartWriter::finish).
+    ///
+    /// # Errors
+    /// As [`start_part`](Self::start_part).
+    pub fn into_part(mut self: Box<Self>, part: Part) -> Result<PartWriter<Box<Self>>, BuildError> {
+        self.open_part(part)?;
+        Ok(PartWriter::new(self, part))
+    }
+
+    fn open_part(&mut self, part: Part) -> Result<(), BuildError> {
         let refuse = |reason| Err(BuildError::PartOrder { part: part.0, reason });
         if self.open.is_some() {
             return refuse("the part before it was not finished");
@@ -444,9 +459,7 @@ impl<W: Write> PackWriter<W> {
         }
         self.align(part_alignment(self.directory.schema.kind))?;
         self.open = Some(part);
-        let chunker = Chunker::new(self.directory.origin, part);
-        let offset = self.written;
-        Ok(PartWriter { pack: self, part, offset, chunker })
+        Ok(())
     }
 
     /// Builds a part of these records, in ascending order of `(h, key)`, as the table's kind wants it; none leave the part
@@ -460,12 +473,13 @@ impl<W: Write> PackWriter<W> {
         }
         let (origin, schema, profile) = (self.directory.origin, self.directory.schema.clone(), self.directory.profile);
         let writer = self.start_part(part)?;
-        let (layout, resident, mut writer) = build_sections(&schema, profile, origin, part, records, writer)?;
+        let (hashes, records) = (records.iter().map(|record| record.h), records.iter().copied());
+        let (layout, resident, mut writer) = build_sections(&schema, profile, origin, part, hashes, records, writer)?;
         if layout.block_len() > 0 {
             writer.end_blocks();
         }
         writer.write_all(&resident)?;
-        writer.finish(&layout)
+        writer.finish(&layout).map(|_| ())
     }
 
     /// Adds a part whose data has been built.
@@ -479,7 +493,7 @@ impl<W: Write> PackWriter<W> {
         writer.write_all(blocks)?;
         writer.end_blocks();
         writer.write_all(resident)?;
-        writer.finish(layout)
+        writer.finish(layout).map(|_| ())
     }
 
     /// Writes directory and footer; gives what was written, and the output.
@@ -521,26 +535,36 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-/// Takes the data of one part of a pack.
+/// Takes the data of one part of a pack, to which `P` leads.
 #[derive(Debug)]
-pub struct PartWriter<'a, W> {
-    pack: &'a mut PackWriter<W>,
+pub struct PartWriter<P> {
+    pack: P,
     part: Part,
     offset: u64,
     chunker: Chunker,
 }
 
-impl<W: Write> PartWriter<'_, W> {
+impl<W: Write, P: DerefMut<Target = PackWriter<W>>> PartWriter<P> {
+    fn new(pack: P, part: Part) -> Self {
+        let (chunker, offset) = (Chunker::new(pack.directory.origin, part), pack.written);
+        Self { pack, part, offset, chunker }
+    }
+
+    /// The pack.
+    pub fn pack_mut(&mut self) -> &mut PackWriter<W> {
+        &mut self.pack
+    }
+
     /// Ends the block section of an idx or blk part: what is written from here on is resident. Chunks are cut anew.
     pub fn end_blocks(&mut self) {
         self.chunker.end_section();
     }
 
-    /// Ends the part, whose data has this layout.
+    /// Ends the part, whose data has this layout; gives the pack back.
     ///
     /// # Errors
     /// `Limit` if the layout is not that of the pack's table or of as many bytes as were written, in either section.
-    pub fn finish(self, layout: &PartLayout) -> Result<(), BuildError> {
+    pub fn finish(mut self, layout: &PartLayout) -> Result<P, BuildError> {
         layout.matches(&self.pack.directory.schema).map_err(|error| BuildError::Limit(error.to_string()))?;
         let blocks = self.chunker.ended();
         if blocks != layout.block_len() {
@@ -556,11 +580,11 @@ impl<W: Write> PartWriter<'_, W> {
         let digest = part_digest(&header, &chunks);
         self.pack.directory.parts.push(PackPart { part: self.part, offset: self.offset, header, chunks, digest });
         self.pack.open = None;
-        Ok(())
+        Ok(self.pack)
     }
 }
 
-impl<W: Write> Write for PartWriter<'_, W> {
+impl<W: Write, P: DerefMut<Target = PackWriter<W>>> Write for PartWriter<P> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Passed on in chunks at most, so that a short write does not repeat much.
         let written = self.pack.out.write(&bytes[..bytes.len().min(CHUNK_BYTES)])?;

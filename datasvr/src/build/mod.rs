@@ -1,13 +1,17 @@
-//! Build: from input files to packs, in the memory of one worker.
+//! Build: a load that fits into the memory of one worker, from input files to packs.
 //!
 //! ```text
 //!   rows     rows as the input gives them, column by column
 //!   scatter  rows ─▶ runs, grouped by part
-//!   part     one part of all runs, sorted, one row per key
+//!   order    the one order of the rows of a part
+//!   part     one part of all runs, one row per key
 //!   packs    parts built in parallel, written to packs in order
-//!   output   what the job made: counts and packs, for whoever publishes it
+//!   output   what the job made: counts, slices and packs, for whoever goes on with it
 //! ```
+//!
+//! If the rows turn out to be more than memory holds, slices are written and read back, as if there were many workers.
 
+pub(crate) mod order;
 pub(crate) mod output;
 pub(crate) mod packs;
 pub(crate) mod part;
@@ -16,97 +20,95 @@ pub(crate) mod scatter;
 
 use std::sync::Arc;
 
-use fkv_env::Env;
-use fkv_formats::checksum::Origin;
-use fkv_formats::path::Attempt;
-use fkv_meta::record::{BuildStats, LoadSpec};
-use fkv_store::Store;
+use fkv_formats::id::PART_COUNT;
+use fkv_formats::schema::KeyType;
+use fkv_meta::record::{BuildStats, Duplicates};
 
-use self::output::{JobOutput, PackRef};
-use crate::budget::Budget;
+use self::output::JobOutput;
+use self::packs::{Built, Packing, Source};
+use self::part::{RunRows, Winners};
+use self::scatter::Run;
 use crate::error::AttemptError;
-use crate::input::bad::BadRows;
 use crate::input::decode::Load;
 use crate::input::error::InputError;
 use crate::input::file::InputFile;
-use crate::input::{open, read};
-use crate::object;
-use crate::plan::{Plan, to_json};
-use crate::progress::Meter;
+use crate::input::open::open;
+use crate::job::JobContext;
+use crate::part::reduce;
+use crate::part::slices::Slices;
+use crate::slice::{Keep, map};
 
-/// What a build job works with.
-#[derive(Debug)]
-pub(crate) struct BuildJob<'a> {
-    pub(crate) env: &'a Env,
-    /// Where packs go.
-    pub(crate) store: &'a Store,
-    /// The attempt, which has its own place in the store.
-    pub(crate) attempt: Attempt<'a>,
-    pub(crate) plan: &'a Plan,
-    pub(crate) spec: &'a LoadSpec,
-    /// The frozen input.
-    pub(crate) files: &'a [InputFile],
-    pub(crate) budget: Budget,
-    /// Size that packs are cut at.
-    pub(crate) pack_bytes: u64,
-    pub(crate) meter: Arc<Meter>,
+/// Bytes of rows built in one batch, about.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Reads all input, builds all parts and writes them. Nothing of it counts until the job is committed.
+pub(crate) async fn build(job: &JobContext<'_>, files: &[InputFile]) -> Result<JobOutput, AttemptError> {
+    let load = job.load();
+    let made = build_all(job, &load, files).await;
+    job.with_bad_rows(&load, made).await
 }
 
-impl BuildJob<'_> {
-    /// Reads all input, builds all parts and writes them. Nothing of it counts until the job is committed.
-    pub(crate) async fn run(&self) -> Result<JobOutput, AttemptError> {
-        let (spec, schema) = (self.spec.clone(), self.plan.schema.clone());
-        let load = Arc::new(Load { spec, schema, bad: BadRows::new(self.spec.max_bad_rows) });
-        let built = self.build(&load).await;
-        let samples = load.bad.samples();
-        if samples.is_empty() {
-            return built;
+async fn build_all(job: &JobContext<'_>, load: &Arc<Load>, files: &[InputFile]) -> Result<JobOutput, AttemptError> {
+    let opened = open(files, load, &job.budget).await?;
+    let units = opened.units(u64::MAX)?;
+    job.meter.expect(units.iter().filter_map(|unit| unit.rows).sum(), units.iter().map(|unit| unit.bytes).sum());
+    let mapped = map(job, load, &opened, &units, 0, Keep::InMemory).await?;
+    mapped
+        .ends
+        .check(job.spec, |file| opened.files.get(file).map_or_else(String::new, |open| open.file.url.clone()))?;
+    let bytes_read = job.meter.bytes_done();
+    let mut packing = Packing::new(job.env, job.store, &job.attempt, job.settings(), &job.budget);
+    if mapped.slices.is_empty() {
+        let held: u64 = mapped.runs.iter().map(|run| run.bytes() as u64).sum();
+        let per_part = (held / u64::from(PART_COUNT)).max(1);
+        let (cores, bytes) = (job.env.cpu.parallelism() as u64, BATCH_BYTES.min(job.budget.limit() / 16));
+        let batch = u16::try_from((bytes / per_part).clamp(cores, 256)).unwrap_or(256);
+        let (key_type, ttl) = (job.plan.schema.key, job.plan.schema.ttl);
+        let source = Arc::new(RunSource { runs: mapped.runs, key_type, ttl });
+        let mut first = 0;
+        while first < PART_COUNT {
+            let end = PART_COUNT.min(first.saturating_add(batch));
+            packing.add(&source, first..end).await?;
+            first = end;
         }
-        // Also for a build that failed: that is when somebody will want to see them.
-        let kept = object::put(self.store, self.attempt.bad_rows(), to_json(&samples)).await;
-        match built {
-            Ok(mut output) => {
-                output.bad_rows = Some(kept?);
-                Ok(output)
-            }
-            Err(AttemptError::Input(InputError::BadRows(mut error))) => {
-                error.kept_at = kept.ok().map(|kept| object::url(self.store, &kept.path));
-                Err(InputError::BadRows(error).into())
-            }
-            Err(error) => Err(error),
-        }
+    } else {
+        drop((mapped.runs, mapped.charges));
+        tracing::info!(slices = mapped.slices.len(), "the rows are more than fit into memory: built from slices");
+        let slices = Slices::open(job, &[(0, &mapped.slices)]).await?;
+        reduce(job, &Arc::new(slices), 0..PART_COUNT, &mut packing).await?;
     }
+    let Built { packs, records, duplicates, expired, clash } = packing.finish().await?;
+    if let Some(clash) = clash {
+        let (first, second) = (mapped.places.locate(clash.first.row), mapped.places.locate(clash.second.row));
+        return Err(InputError::DuplicateKey { key: clash.key, first, second }.into());
+    }
+    let stats = BuildStats {
+        rows_read: mapped.decoded.rows,
+        records,
+        duplicates: mapped.duplicates + duplicates,
+        nulls: mapped.decoded.nulls,
+        bad_rows: load.bad.count(),
+        expired,
+        saturated: mapped.decoded.saturated,
+        bytes_read,
+        bytes_written: packs.iter().map(|pack| pack.len).sum(),
+    };
+    Ok(JobOutput { stats, packs, ..JobOutput::default() })
+}
 
-    async fn build(&self, load: &Arc<Load>) -> Result<JobOutput, AttemptError> {
-        let opened = open::open(self.files, load, &self.budget).await?;
-        self.meter.expect(opened.rows, opened.bytes);
-        let (loaded, places) = read::read(self.env, &opened, load, &self.budget, &self.meter).await?;
-        let origin = Origin { uid: self.plan.uid, version: self.plan.version };
-        let settings = packs::Settings {
-            origin,
-            schema: self.plan.schema.clone(),
-            profile: self.plan.profile,
-            duplicates: self.spec.duplicates,
-            as_of: self.plan.as_of,
-            pack_bytes: self.pack_bytes,
-        };
-        let built = packs::write(self.env, self.store, &self.attempt, settings, loaded.runs, &self.budget).await?;
-        if let Some(clash) = built.clash {
-            let (first, second) = (places.locate(clash.first), places.locate(clash.second));
-            return Err(InputError::DuplicateKey { key: clash.key, first, second }.into());
-        }
-        let packs: Vec<PackRef> = built.packs;
-        let stats = BuildStats {
-            rows_read: loaded.decoded.rows,
-            records: built.records,
-            duplicates: built.duplicates,
-            nulls: loaded.decoded.nulls,
-            bad_rows: load.bad.count(),
-            expired: built.expired,
-            saturated: loaded.decoded.saturated,
-            bytes_read: self.meter.bytes_done(),
-            bytes_written: packs.iter().map(|pack| pack.len).sum(),
-        };
-        Ok(JobOutput::new(stats, packs))
+/// Parts of runs in memory.
+#[derive(Debug)]
+struct RunSource {
+    runs: Vec<Run>,
+    key_type: KeyType,
+    ttl: bool,
+}
+
+impl Source for RunSource {
+    type Rows<'a> = RunRows<'a>;
+
+    fn part(&self, part: u16, duplicates: Duplicates) -> Result<Winners<RunRows<'_>>, AttemptError> {
+        let (rows, entries) = RunRows::gather(&self.runs, part, self.key_type, self.ttl);
+        Ok(Winners::of(rows, entries, duplicates))
     }
 }

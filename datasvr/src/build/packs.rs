@@ -6,32 +6,32 @@
 //!   store                       write 0..n  │ write n..2n │ …
 //! ```
 //!
-//! Packs are cut where one reaches its size, behind a whole part: where they are cut depends on part sizes alone.
+//! Packs are cut where one reaches its size, behind a whole part. A part that is too large to be built in memory is
+//! [streamed](Streamed) into a pack of its own.
 
+use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use fkv_env::Env;
 use fkv_formats::checksum::Origin;
 use fkv_formats::error::BuildError;
-use fkv_formats::id::{PART_COUNT, Part};
-use fkv_formats::pack::{PackSummary, PackWriter};
+use fkv_formats::id::Part;
+use fkv_formats::pack::{PackSummary, PackWriter, PartWriter};
 use fkv_formats::path::Attempt;
 use fkv_formats::record::RecordRef;
 use fkv_formats::schema::Schema;
-use fkv_formats::table::{PartLayout, Profile, build_part};
+use fkv_formats::table::{PartBuilder, PartGeometry, PartLayout, Profile, build_part_of};
 use fkv_meta::record::Duplicates;
 use fkv_store::{ObjectWriter, Store};
 
 use super::output::PackRef;
-use super::part::{Clash, PartRows};
-use super::scatter::Run;
+use super::part::{Clash, PartRows, Winners};
 use crate::budget::{Budget, Charge};
 use crate::error::AttemptError;
 use crate::input::error::InputError;
 
-/// Bytes of part images built in one batch, about.
-const BATCH_BYTES: u64 = 64 << 20;
 /// Bytes handed to the store at once.
 const WRITE_BYTES: usize = 8 << 20;
 
@@ -46,6 +46,20 @@ pub(crate) struct Settings {
     pub(crate) pack_bytes: u64,
 }
 
+/// Where the rows of parts come from.
+pub(crate) trait Source: Debug + Send + Sync + 'static {
+    /// The rows of one part.
+    type Rows<'a>: PartRows
+    where
+        Self: 'a;
+
+    /// The rows of `part`, one for each key.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    fn part(&self, part: u16, duplicates: Duplicates) -> Result<Winners<Self::Rows<'_>>, AttemptError>;
+}
+
 /// What was built.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
@@ -55,6 +69,18 @@ pub(crate) struct Built {
     pub(crate) expired: u64,
     /// Set if duplicates are an error and there were some; the packs are then incomplete.
     pub(crate) clash: Option<Clash>,
+}
+
+impl Built {
+    /// Counts what became of the rows of a part, or of a piece of one.
+    pub(crate) fn count<R: PartRows>(&mut self, winners: &Winners<R>) {
+        self.records += winners.len();
+        self.duplicates += winners.duplicates;
+        self.expired += winners.expired;
+        if let Some(clash) = &winners.clash {
+            self.clash = Some(self.clash.take().map_or_else(|| clash.clone(), |earlier| earlier.min(clash.clone())));
+        }
+    }
 }
 
 /// The image of a part.
@@ -67,11 +93,8 @@ struct Image {
 #[derive(Default)]
 struct PartOutcome {
     image: Option<Image>,
-    records: u64,
-    duplicates: u64,
-    expired: u64,
-    clash: Option<Clash>,
-    error: Option<BuildError>,
+    counts: Built,
+    error: Option<AttemptError>,
 }
 
 /// What is to be written next.
@@ -85,81 +108,157 @@ enum Piece {
 /// Appends parts to packs; moves between the pool's threads with each batch.
 struct Packer {
     settings: Settings,
-    runs: Arc<Vec<Run>>,
     built: Built,
     pack: Option<PackWriter<Vec<u8>>>,
     pieces: Vec<Piece>,
     charge: Charge,
 }
 
-/// Builds all parts of `runs` and writes them to packs in the attempt's place.
-pub(crate) async fn write(
-    env: &Env,
-    store: &Store,
-    attempt: &Attempt<'_>,
-    settings: Settings,
-    runs: Vec<Run>,
-    budget: &Budget,
-) -> Result<Built, AttemptError> {
-    let held: u64 = runs.iter().map(|run| run.bytes() as u64).sum();
-    let per_part = (held / u64::from(PART_COUNT)).max(1);
-    let cores = env.cpu.parallelism() as u64;
-    let batch = u16::try_from((BATCH_BYTES / per_part).clamp(cores, 256)).unwrap_or(256);
-    let mut packer = Packer {
-        settings,
-        runs: Arc::new(runs),
-        built: Built::default(),
-        pack: None,
-        pieces: Vec::new(),
-        charge: budget.charge("building parts"),
-    };
-    let mut out = Output { store, attempt, writer: None, packs: Vec::new() };
-    let mut first = 0;
-    let mut pieces = Vec::new();
-    while first < PART_COUNT {
-        let last = PART_COUNT.min(first.saturating_add(batch));
-        let pool = env.clone();
-        let build = env.compute(move || packer.build(&pool, first, last).map(|()| packer));
-        let (built, written) = futures::future::join(build, out.write(std::mem::take(&mut pieces))).await;
-        written?;
-        packer = built??;
-        pieces = std::mem::take(&mut packer.pieces);
-        first = last;
+/// Builds parts and writes them to packs in an attempt's place. After an error it is of no use.
+pub(crate) struct Packing<'a> {
+    env: &'a Env,
+    out: Output<'a>,
+    /// Absent while a batch is built.
+    packer: Option<Packer>,
+    /// What the batch before has left to write.
+    pieces: Vec<Piece>,
+}
+
+/// A pack that a single part is built into, piece by piece; moves between the pool's threads.
+pub(crate) type Streamed = PartBuilder<PartWriter<Box<PackWriter<Vec<u8>>>>>;
+
+impl<'a> Packing<'a> {
+    /// No packs yet.
+    pub(crate) fn new(
+        env: &'a Env,
+        store: &'a Store,
+        attempt: &'a Attempt<'a>,
+        settings: Settings,
+        budget: &Budget,
+    ) -> Self {
+        let packer = Packer {
+            settings,
+            built: Built::default(),
+            pack: None,
+            pieces: Vec::new(),
+            charge: budget.charge("building parts"),
+        };
+        let out = Output { store, attempt, writer: None, next: 0, packs: Vec::new() };
+        Self { env, out, packer: Some(packer), pieces: Vec::new() }
     }
-    let (built, finished) = env.compute(move || packer.finish()).await??;
-    pieces.extend(finished);
-    out.write(pieces).await?;
-    Ok(Built { packs: out.packs, ..built })
+
+    fn packer(&mut self) -> &mut Packer {
+        self.packer.as_mut().expect("it comes back with every batch that was built")
+    }
+
+    /// Builds parts of `source` and appends them, while what was built before is written.
+    pub(crate) async fn add<S: Source>(&mut self, source: &Arc<S>, parts: Range<u16>) -> Result<(), AttemptError> {
+        let mut packer = self.packer.take().expect("it comes back with every batch that was built");
+        let (pool, source) = (self.env.clone(), Arc::clone(source));
+        let build = self.env.compute(move || packer.build(&pool, &*source, parts).map(|()| packer));
+        let (built, written) = futures::future::join(build, self.out.write(std::mem::take(&mut self.pieces))).await;
+        written?;
+        let mut packer = built??;
+        self.pieces = std::mem::take(&mut packer.pieces);
+        self.packer = Some(packer);
+        Ok(())
+    }
+
+    /// Ends the present pack, and writes all that is left of it.
+    pub(crate) async fn end_pack(&mut self) -> Result<(), AttemptError> {
+        self.packer().end_pack()?;
+        let mut pieces = std::mem::take(&mut self.pieces);
+        pieces.append(&mut self.packer().pieces);
+        self.out.write(pieces).await
+    }
+
+    /// Begins a pack of one part with this geometry. The pack before must have been ended.
+    pub(crate) fn begin_streamed(&mut self, part: Part, geometry: PartGeometry) -> Result<Streamed, AttemptError> {
+        let Settings { origin, schema, profile, .. } = self.packer().settings.clone();
+        let pack = Box::new(PackWriter::new(Vec::new(), origin, &schema, profile)?);
+        Ok(PartBuilder::new(&schema, profile, origin, part, geometry, pack.into_part(part)?)?)
+    }
+
+    /// Writes what a streamed pack has gathered.
+    pub(crate) async fn write_streamed(&mut self, bytes: Vec<u8>) -> Result<(), AttemptError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.out.write(vec![Piece::Bytes(Bytes::from(bytes))]).await
+    }
+
+    /// Ends a streamed pack.
+    pub(crate) async fn end_streamed(&mut self, streamed: Streamed, counts: Built) -> Result<(), AttemptError> {
+        let finish = move || -> Result<(PackSummary, Vec<u8>), BuildError> {
+            let (layout, resident, mut writer) = streamed.finish()?;
+            if layout.block_len() > 0 {
+                writer.end_blocks();
+            }
+            std::io::Write::write_all(&mut writer, &resident)?;
+            writer.finish(&layout)?.finish()
+        };
+        let (summary, rest) = self.env.compute(finish).await??;
+        self.out.write(vec![Piece::Bytes(Bytes::from(rest)), Piece::End(summary)]).await?;
+        self.count(&counts);
+        Ok(())
+    }
+
+    /// Counts what was built elsewhere.
+    pub(crate) fn count(&mut self, counts: &Built) {
+        let built = &mut self.packer().built;
+        built.records += counts.records;
+        built.duplicates += counts.duplicates;
+        built.expired += counts.expired;
+        built.clash = built.clash.take().into_iter().chain(counts.clash.clone()).min();
+    }
+
+    /// Gives up the streamed pack at work: its geometry was too tight. Nothing of it will be seen.
+    pub(crate) async fn abandon_streamed(&mut self) {
+        self.out.abandon().await;
+    }
+
+    /// Whether rows have clashed, so that nothing more needs to be built.
+    pub(crate) fn has_clash(&mut self) -> bool {
+        self.packer().built.clash.is_some()
+    }
+
+    /// Writes what is left; gives what was built.
+    pub(crate) async fn finish(mut self) -> Result<Built, AttemptError> {
+        if !self.has_clash() {
+            self.end_pack().await?;
+        }
+        let packer = self.packer.take().expect("it comes back with every batch that was built");
+        Ok(Built { packs: self.out.packs, ..packer.built })
+    }
 }
 
 impl Packer {
-    /// Builds the parts `first..last` and appends them.
-    fn build(&mut self, env: &Env, first: u16, last: u16) -> Result<(), AttemptError> {
-        let count = usize::from(last - first);
-        let outcomes: Vec<Mutex<PartOutcome>> = (0..count).map(|_| Mutex::default()).collect();
-        let (runs, settings, stop) = (&self.runs, &self.settings, self.built.clash.is_some());
-        env.cpu.for_each(count, &|at| {
+    /// Builds parts and appends them.
+    fn build<S: Source>(&mut self, env: &Env, source: &S, parts: Range<u16>) -> Result<(), AttemptError> {
+        let outcomes: Vec<Mutex<PartOutcome>> = parts.clone().map(|_| Mutex::default()).collect();
+        let (settings, stop, first) = (&self.settings, self.built.clash.is_some(), parts.start);
+        env.cpu.for_each(outcomes.len(), &|at| {
             let part = first + u16::try_from(at).expect("a batch has at most 2400 parts");
-            let outcome = build_one(runs, settings, Part(part), stop);
+            let outcome = build_one(source, settings, Part(part), stop);
             *outcomes[at].lock().unwrap_or_else(PoisonError::into_inner) = outcome;
         });
         let mut bytes = 0;
-        for (part, outcome) in (first..last).zip(outcomes) {
+        for (part, outcome) in parts.zip(outcomes) {
             let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
             if let Some(error) = outcome.error {
-                return Err(error.into());
+                return Err(error);
             }
-            self.built.records += outcome.records;
-            self.built.duplicates += outcome.duplicates;
-            self.built.expired += outcome.expired;
-            self.built.clash = self.built.clash.take().into_iter().chain(outcome.clash).min();
+            self.built.records += outcome.counts.records;
+            self.built.duplicates += outcome.counts.duplicates;
+            self.built.expired += outcome.counts.expired;
+            self.built.clash = self.built.clash.take().into_iter().chain(outcome.counts.clash).min();
             if let Some(image) = outcome.image {
                 bytes += image.data.len() as u64;
                 self.append(Part(part), &image)?;
             }
         }
-        // The images and the pieces waiting for the store; the batch before is being written meanwhile.
-        self.charge.set(bytes * 3).map_err(InputError::from)?;
+        // The images, and the pieces waiting for the store.
+        self.charge.set(bytes * 2).map_err(InputError::from)?;
         self.drain(0);
         Ok(())
     }
@@ -195,33 +294,37 @@ impl Packer {
         }
         Ok(())
     }
-
-    fn finish(mut self) -> Result<(Built, Vec<Piece>), AttemptError> {
-        if self.built.clash.is_none() {
-            self.end_pack()?;
-        }
-        Ok((self.built, self.pieces))
-    }
 }
 
-fn build_one(runs: &[Run], settings: &Settings, part: Part, stop: bool) -> PartOutcome {
-    let rows = PartRows::of(runs, part.0, settings.duplicates, settings.as_of);
-    let mut outcome = PartOutcome {
-        records: rows.len(),
-        duplicates: rows.duplicates,
-        expired: rows.expired,
-        clash: rows.clash.clone(),
-        ..PartOutcome::default()
+fn build_one<S: Source>(source: &S, settings: &Settings, part: Part, stop: bool) -> PartOutcome {
+    let mut outcome = PartOutcome::default();
+    let mut winners = match source.part(part.0, settings.duplicates) {
+        Ok(winners) => winners,
+        Err(error) => return PartOutcome { error: Some(error), ..outcome },
     };
-    if rows.len() == 0 || stop || rows.clash.is_some() {
+    winners.purge(settings.as_of);
+    outcome.counts.count(&winners);
+    if winners.len() == 0 || stop || winners.clash.is_some() {
         return outcome;
     }
-    let records: Vec<RecordRef<'_>> = rows.records().collect();
-    match build_part(&settings.schema, settings.profile, settings.origin, part, &records, Vec::new()) {
+    let Settings { schema, profile, origin, .. } = settings;
+    match build_part_of(schema, *profile, *origin, part, winners.hashes(), winners.records(), Vec::new()) {
         Ok((layout, data)) => outcome.image = Some(Image { layout, data }),
-        Err(error) => outcome.error = Some(error),
+        Err(error) => outcome.error = Some(error.into()),
     }
     outcome
+}
+
+/// Adds records to a streamed part, and takes the bytes it has gathered if they are many.
+pub(crate) fn push_streamed<'r>(
+    streamed: &mut Streamed,
+    records: impl Iterator<Item = RecordRef<'r>>,
+) -> Result<Vec<u8>, BuildError> {
+    for record in records {
+        streamed.push(record)?;
+    }
+    let gathered = streamed.get_mut().pack_mut().get_mut();
+    Ok(if gathered.len() >= WRITE_BYTES { std::mem::take(gathered) } else { Vec::new() })
 }
 
 /// Writes pieces to the store, one object per pack.
@@ -229,14 +332,12 @@ struct Output<'a> {
     store: &'a Store,
     attempt: &'a Attempt<'a>,
     writer: Option<Box<dyn ObjectWriter>>,
+    /// Number of the next pack.
+    next: u32,
     packs: Vec<PackRef>,
 }
 
 impl Output<'_> {
-    fn path(&self) -> String {
-        self.attempt.pack(u32::try_from(self.packs.len()).unwrap_or(u32::MAX))
-    }
-
     async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), AttemptError> {
         for piece in pieces {
             match piece {
@@ -244,7 +345,7 @@ impl Output<'_> {
                     let writer = match &mut self.writer {
                         Some(writer) => writer,
                         None => {
-                            let writer = self.store.writer(&self.path()).await?;
+                            let writer = self.store.writer(&self.attempt.pack(self.next)).await?;
                             self.writer.insert(writer)
                         }
                     };
@@ -254,11 +355,20 @@ impl Output<'_> {
                     if let Some(writer) = self.writer.take() {
                         writer.finish().await?;
                     }
-                    let path = self.path();
+                    let path = self.attempt.pack(self.next);
+                    self.next += 1;
                     self.packs.push(PackRef { path, len: summary.len, tail_len: summary.tail_len });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Gives up the pack at work. Its number is not used again.
+    async fn abandon(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.abort().await;
+        }
+        self.next += 1;
     }
 }

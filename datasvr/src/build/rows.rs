@@ -20,17 +20,27 @@ impl RowShape {
         Self { key: schema.key, width: schema.stored_width(), ttl: schema.ttl }
     }
 
-    /// The least memory a row takes while it is built.
+    /// The least memory a row takes while it waits to be built.
     #[must_use]
     pub(crate) fn row_bytes_min(&self) -> u64 {
-        let key = match self.key {
-            KeyType::U64 => 8,
-            KeyType::Bytes => 4,
-        };
+        // A u64 key follows from its hash.
+        let key = if self.has_varying_keys() { 4 } else { 0 };
         let expiry = if self.ttl { 4 } else { 0 };
         let value = self.width.unwrap_or(4);
         // With its place in the input and the hash of its key.
         4 + 8 + key + expiry + u64::try_from(value).unwrap_or(u64::MAX)
+    }
+
+    /// The least that a record of such a row takes in a slice or a part, about.
+    #[must_use]
+    pub(crate) fn record_bytes_min(&self) -> u64 {
+        self.row_bytes_min() - if self.has_varying_keys() { 12 } else { 4 }
+    }
+
+    /// Whether keys vary in length.
+    #[must_use]
+    pub(crate) const fn has_varying_keys(&self) -> bool {
+        matches!(self.key, KeyType::Bytes)
     }
 }
 
@@ -61,7 +71,7 @@ impl ByteColumn {
         self.ends.push(u32::try_from(self.data.len()).expect("rows are sealed far below 4 GiB"));
     }
 
-    fn with_room(rows: usize, bytes: usize) -> Self {
+    pub(super) fn with_room(rows: usize, bytes: usize) -> Self {
         Self { ends: Vec::with_capacity(rows), data: Vec::with_capacity(bytes) }
     }
 
@@ -70,8 +80,14 @@ impl ByteColumn {
         self.data.clear();
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of memory held.
+    pub(super) fn bytes(&self) -> usize {
         self.ends.capacity() * 4 + self.data.capacity()
+    }
+
+    /// Bytes of all strings together.
+    pub(super) const fn data_len(&self) -> usize {
+        self.data.len()
     }
 }
 
@@ -149,7 +165,8 @@ impl ValueColumn {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of memory held.
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Fixed { data, .. } => data.capacity(),
             Self::Bytes(values) => values.bytes(),
@@ -222,106 +239,5 @@ impl Rows {
         self.expiry.clear();
         self.keys.clear();
         self.values.clear();
-    }
-
-    /// The same rows in the order that puts row `i` at `places[i]`.
-    #[must_use]
-    pub(crate) fn permuted(&self, places: &[u32]) -> Self {
-        let keys = match &self.keys {
-            KeyColumn::U64(keys) => KeyColumn::U64(permute(keys, places)),
-            KeyColumn::Bytes(keys) => KeyColumn::Bytes(permute_bytes(keys, places)),
-        };
-        let values = match &self.values {
-            ValueColumn::Fixed { width, data } => {
-                ValueColumn::Fixed { width: *width, data: permute_fixed(data, *width, places) }
-            }
-            ValueColumn::Bytes(values) => ValueColumn::Bytes(permute_bytes(values, places)),
-        };
-        let expiry = if self.expiry.is_empty() { Vec::new() } else { permute(&self.expiry, places) };
-        Self { shape: self.shape, index: permute(&self.index, places), keys, values, expiry }
-    }
-}
-
-fn permute<T: Copy + Default>(column: &[T], places: &[u32]) -> Vec<T> {
-    let mut out = vec![T::default(); column.len()];
-    for (value, place) in column.iter().zip(places) {
-        out[*place as usize] = *value;
-    }
-    out
-}
-
-fn permute_fixed(data: &[u8], width: usize, places: &[u32]) -> Vec<u8> {
-    fn exact<const W: usize>(data: &[u8], places: &[u32]) -> Vec<u8> {
-        let mut out = vec![0; data.len()];
-        let (from, _) = data.as_chunks::<W>();
-        let (to, _) = out.as_chunks_mut::<W>();
-        for (value, place) in from.iter().zip(places) {
-            to[*place as usize] = *value;
-        }
-        out
-    }
-    match width {
-        2 => exact::<2>(data, places),
-        4 => exact::<4>(data, places),
-        8 => exact::<8>(data, places),
-        16 => exact::<16>(data, places),
-        32 => exact::<32>(data, places),
-        64 => exact::<64>(data, places),
-        _ => {
-            let mut out = vec![0; data.len()];
-            for (value, place) in data.chunks_exact(width).zip(places) {
-                let start = *place as usize * width;
-                out[start..start + width].copy_from_slice(value);
-            }
-            out
-        }
-    }
-}
-
-fn permute_bytes(column: &ByteColumn, places: &[u32]) -> ByteColumn {
-    let rows: Vec<u32> = (0..u32::try_from(column.len()).expect("rows are sealed at 2^20")).collect();
-    let source = permute(&rows, places);
-    let mut out = ByteColumn::with_room(column.len(), column.data.len());
-    for row in source {
-        out.push(column.get(row as usize));
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_column_moves_together() {
-        for width in [None, Some(2), Some(4), Some(5), Some(8), Some(16), Some(32), Some(64)] {
-            for key in [KeyType::U64, KeyType::Bytes] {
-                let mut rows = Rows::new(RowShape { key, width, ttl: true });
-                let value = |n: u32| vec![n as u8; width.unwrap_or(n as usize)];
-                for n in 0..50u32 {
-                    rows.index.push(1000 + n);
-                    rows.expiry.push(n * 2);
-                    match &mut rows.keys {
-                        KeyColumn::U64(keys) => keys.push(u64::from(n)),
-                        KeyColumn::Bytes(keys) => keys.push(n.to_string().as_bytes()),
-                    }
-                    match &mut rows.values {
-                        ValueColumn::Fixed { data, .. } => data.extend(value(n)),
-                        ValueColumn::Bytes(values) => values.push(&value(n)),
-                    }
-                }
-                let places: Vec<u32> = (0..50).map(|n| (n * 7) % 50).collect();
-                let moved = rows.permuted(&places);
-                for n in 0..50u32 {
-                    let at = places[n as usize] as usize;
-                    assert_eq!((moved.index[at], moved.expiry[at]), (1000 + n, n * 2));
-                    assert_eq!(moved.values.get(at), value(n));
-                    match &moved.keys {
-                        KeyColumn::U64(keys) => assert_eq!(keys[at], u64::from(n)),
-                        KeyColumn::Bytes(keys) => assert_eq!(keys.get(at), n.to_string().as_bytes()),
-                    }
-                }
-            }
-        }
     }
 }

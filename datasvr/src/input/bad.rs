@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How many samples a build keeps.
 pub(crate) const SAMPLES_MAX: usize = 100;
@@ -130,7 +130,7 @@ impl fmt::Display for Reason {
 }
 
 /// Where a row is in its file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RowPlace {
     /// Its number, from 0, if the rows before it were counted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +162,7 @@ impl fmt::Display for RowPlace {
 }
 
 /// One bad row, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BadRow {
     /// URL of the file.
     pub(crate) file: String,
@@ -324,5 +324,7 @@ mod tests {
         assert_eq!(ragged.to_string(), "a.csv, row 7 (line 9): the row has 1 field, the header has 2");
         let json = serde_json::to_string(&ragged).expect("plain data");
         assert!(json.starts_with(r#"{"file":"a.csv","row":7,"line":9,"column":null,"#), "{json}");
+        let read: BadRow = serde_json::from_str(&json).expect("what was just written");
+        assert_eq!(read, ragged, "whoever looks after the task shows the samples of its jobs");
     }
 }

@@ -40,12 +40,6 @@ impl Footer {
     pub(crate) fn parquet(&self) -> &Arc<ParquetMetaData> {
         self.arrow.metadata()
     }
-
-    /// Rows in the file.
-    #[must_use]
-    pub(crate) fn rows_total(&self) -> u64 {
-        self.rows.iter().sum()
-    }
 }
 
 impl Footer {

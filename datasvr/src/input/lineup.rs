@@ -15,11 +15,12 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
+use super::ends::Edges;
 use super::error::InputError;
 use super::open::Places;
 use super::stream::{HeldBlock, Sizes, StreamContext, TextUnit, send};
 use super::text::decode::TextBlock;
-use super::unit::{Edges, UnitKind};
+use super::unit::UnitKind;
 
 /// A stream and what it is of.
 type Waiting = (Arc<TextUnit>, mpsc::Receiver<Result<HeldBlock, InputError>>);

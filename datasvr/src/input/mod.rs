@@ -4,9 +4,10 @@
 //!   source   which URLs a task may name, and the store behind each
 //!   file     one file of the frozen input list
 //!   sniff    what a file looks like that is not what it should be
-//!   open     all files of a load, with their columns found
+//!   open     files of a load, with their columns found
 //!   unit     the pieces of files that can be read by themselves
 //!   read     units ─▶ work in frozen order ─▶ runs, several at once
+//!   ends     what can only be said of files when all of them has been read
 //!
 //!   Parquet
 //!     footer   the tail of a file ─▶ its row groups and columns
@@ -27,6 +28,7 @@ pub(crate) mod bad;
 pub(crate) mod bind;
 pub(crate) mod chunks;
 pub(crate) mod decode;
+pub(crate) mod ends;
 pub(crate) mod error;
 pub(crate) mod file;
 pub(crate) mod floats;

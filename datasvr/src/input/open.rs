@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fkv_meta::record::InputFormat;
 use futures::stream::{StreamExt, TryStreamExt};
+use parquet::file::metadata::RowGroupMetaData;
+use serde::{Deserialize, Serialize};
 
 use super::bind::{Binding, bind};
 use super::decode::Load;
@@ -43,23 +45,19 @@ pub(crate) struct OpenFile {
     pub(crate) layout: Layout,
 }
 
-/// All files of a load, opened.
+/// Files of a load, opened.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     /// The files in frozen order.
     pub(crate) files: Vec<OpenFile>,
-    /// Rows in all of them; 0 if they are not known before they are read.
-    pub(crate) rows: u64,
-    /// Bytes that will be read.
-    pub(crate) bytes: u64,
 }
 
-/// Opens every file, finds the columns, and counts the rows where that is possible.
+/// Opens files and finds the columns.
 ///
 /// # Errors
-/// Something is wrong with a file, or the rows are too many.
+/// Something is wrong with a file.
 pub(crate) async fn open(files: &[InputFile], load: &Load, budget: &Budget) -> Result<OpenFiles, InputError> {
-    let opened: Vec<OpenFile> = futures::stream::iter(files.iter().cloned())
+    let files = futures::stream::iter(files.iter().cloned())
         .map(|file| async move {
             let layout = match load.spec.format {
                 InputFormat::Parquet => open_parquet(&file, load, budget).await?,
@@ -72,27 +70,7 @@ pub(crate) async fn open(files: &[InputFile], load: &Load, budget: &Budget) -> R
         .buffered(REQUESTS)
         .try_collect()
         .await?;
-    let mut all = OpenFiles { files: opened, rows: 0, bytes: 0 };
-    for open in &all.files {
-        match &open.layout {
-            Layout::Parquet { footer, binding } => {
-                for number in 0..footer.rows.len() {
-                    let ranges = column_ranges(&open.file, footer, binding, number)?;
-                    let bytes = ranges.iter().map(|range| range.end - range.start).sum();
-                    all.bytes = all.bytes.saturating_add(bytes);
-                }
-                all.rows = all.rows.saturating_add(footer.rows_total());
-            }
-            Layout::Text(_) => all.bytes = all.bytes.saturating_add(open.file.meta.len),
-        }
-    }
-    let max = u64::from(u32::MAX);
-    if all.rows > max {
-        return Err(InputError::TooManyRows { rows: all.rows, max });
-    }
-    let shape = RowShape::of(&load.schema);
-    budget.check("holding all rows of the input", all.rows.saturating_mul(shape.row_bytes_min()))?;
-    Ok(all)
+    Ok(OpenFiles { files })
 }
 
 async fn open_parquet(file: &InputFile, load: &Load, budget: &Budget) -> Result<Layout, InputError> {
@@ -106,7 +84,8 @@ async fn open_parquet(file: &InputFile, load: &Load, budget: &Budget) -> Result<
 }
 
 impl OpenFiles {
-    /// The units of all files in frozen order. Text that may be cut anywhere comes in ranges of `range_bytes`.
+    /// The units of all files in frozen order; `file` counts the files opened. Text that may be cut anywhere comes in ranges of
+    /// `range_bytes`.
     ///
     /// # Errors
     /// A file is damaged.
@@ -138,6 +117,45 @@ impl OpenFiles {
         }
         Ok(units)
     }
+
+    /// About how much memory the rows of a unit take. Whoever reads more than that does well: it is what jobs are cut by.
+    ///
+    /// Values of Parquet that vary in length are taken to be as long as the file says they are before compression, which a
+    /// dictionary makes too little. Of text nobody knows before it is read.
+    pub(crate) fn memory(&self, unit: &Unit, shape: RowShape) -> u64 {
+        let Some(open) = self.files.get(unit.file) else { return 0 };
+        match (&open.layout, unit.kind) {
+            (Layout::Parquet { footer, binding }, UnitKind::RowGroup { number }) => {
+                let group = footer.parquet().row_groups().get(number);
+                let varying = group.map_or(0, |group| varying_bytes(group, binding, shape));
+                unit.rows.unwrap_or(0).saturating_mul(shape.row_bytes_min()).saturating_add(varying)
+            }
+            (Layout::Parquet { .. }, UnitKind::Range { .. } | UnitKind::Whole) => 0,
+            (Layout::Text(text), _) => unit.bytes.saturating_mul(match text.compression {
+                Compression::None => TEXT_MEMORY,
+                Compression::Gzip | Compression::Zstd => TEXT_MEMORY * TEXT_COMPRESSION,
+            }),
+        }
+    }
+}
+
+/// Bytes of rows for one of text. A row that says little, such as `123456789,0.123456`, takes about as many bytes in memory,
+/// with its hash and its place; a vector in text takes more than its floats.
+const TEXT_MEMORY: u64 = 1;
+/// How many times its size a compressed file expands to.
+const TEXT_COMPRESSION: u64 = 4;
+
+/// Bytes of the keys and values of a row group that vary in length.
+fn varying_bytes(group: &RowGroupMetaData, binding: &Binding, shape: RowShape) -> u64 {
+    let varies = |root: usize| {
+        let is = |place: usize| binding.roots.get(place) == Some(&root);
+        (shape.has_varying_keys() && is(binding.key))
+            || (shape.width.is_none() && binding.values.iter().any(|place| is(*place)))
+    };
+    let schema = group.schema_descr();
+    let columns = group.columns().iter().enumerate();
+    let varying = columns.filter(|(leaf, _)| varies(schema.get_column_root_idx(*leaf)));
+    varying.map(|(_, column)| u64::try_from(column.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
 }
 
 /// Where the columns of a row group lie in the file.
@@ -159,7 +177,7 @@ pub(crate) fn column_ranges(
     Ok(ranges)
 }
 
-/// Which rows of which files the places in the frozen input are.
+/// Which rows of which files the places in the input of a job are.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// Ascending by the first place.
@@ -167,8 +185,8 @@ pub(crate) struct Places {
 }
 
 /// Rows of a file that follow each other, as their places do.
-#[derive(Clone, Debug)]
-struct Stretch {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stretch {
     first: u64,
     url: String,
     /// The first one's number in the file, if it is known.
@@ -176,13 +194,23 @@ struct Stretch {
 }
 
 impl Places {
+    /// Those that were noted before.
+    pub(crate) const fn of(stretches: Vec<Stretch>) -> Self {
+        Self { stretches: Mutex::new(stretches) }
+    }
+
     /// The places from `first` on are the rows of `url` from `row` on.
     pub(crate) fn begin(&self, first: u64, url: &str, row: Option<u64>) {
         let stretch = Stretch { first, url: url.to_owned(), row };
         self.stretches.lock().unwrap_or_else(PoisonError::into_inner).push(stretch);
     }
 
-    /// The file and the row number within it of a place in the frozen input, for a message.
+    /// All that was noted.
+    pub(crate) fn stretches(&self) -> Vec<Stretch> {
+        self.stretches.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The file and the row number within it of a place in the input, for a message.
     pub(crate) fn locate(&self, index: u32) -> String {
         let index = u64::from(index);
         let stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);

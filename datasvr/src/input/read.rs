@@ -10,18 +10,19 @@
 //! Work is taken in order and finished once taken, so that what has been read is at any time a beginning of the input.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use fkv_env::Env;
 use futures::future::{BoxFuture, Either, select};
 use futures::stream::{StreamExt, TryStreamExt};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::bind::Binding;
 use super::chunks::Chunks;
 use super::decode::{Decoded, Group, Load, decode};
+use super::ends::{Ends, Seen};
 use super::error::InputError;
 use super::file::InputFile;
 use super::footer::Footer;
@@ -31,7 +32,7 @@ use super::stream::{Sizes, StreamContext, TextUnit};
 use super::text;
 use super::text::count::count_rows;
 use super::text::layout::TextLayout;
-use super::unit::{Edges, Unit, UnitKind, check_edges};
+use super::unit::{Unit, UnitKind};
 use crate::budget::{Budget, Charge};
 use crate::build::rows::{RowShape, Rows};
 use crate::build::scatter::Run;
@@ -45,6 +46,8 @@ const GAP_BYTES: u64 = 256 << 10;
 const REQUEST_BYTES: u64 = 16 << 20;
 /// The unit in which fetched bytes are limited.
 const PERMIT_BYTES: u64 = 64 << 10;
+/// Least bytes of rows that are worth a run of their own.
+const SEAL_BYTES_MIN: u64 = 256 << 10;
 
 /// What was read.
 #[derive(Debug)]
@@ -66,12 +69,39 @@ struct GroupUnit {
     number: usize,
     first_row: u64,
     first_index: u64,
+    /// Memory that its rows will take, about.
+    memory: u64,
 }
 
 /// Where work comes from.
 enum Source {
-    Groups { units: Vec<GroupUnit>, next: AtomicUsize },
-    Blocks(Mutex<Lineup>),
+    /// The units, in order.
+    Groups(Vec<GroupUnit>),
+    /// The blocks of streams that are read at once.
+    Blocks(tokio::sync::Mutex<Lineup>),
+}
+
+/// What has been taken, and what it takes.
+#[derive(Debug, Default)]
+struct Taking {
+    /// The next row group.
+    next: usize,
+    /// Whether all work has been taken.
+    ended: bool,
+    /// Bytes of rows held by all lanes.
+    held: u64,
+    /// Bytes of rows that work under way is expected to give.
+    expected: u64,
+    /// Bytes of rows to hold, about.
+    held_max: u64,
+}
+
+impl Taking {
+    /// Whether work that takes `memory` may be taken; the first one always may.
+    fn has_room_for(&self, memory: u64) -> bool {
+        let before = self.held.saturating_add(self.expected);
+        before == 0 || before.saturating_add(memory) <= self.held_max
+    }
 }
 
 /// What a lane does next.
@@ -80,13 +110,21 @@ enum Work {
     Block(NextBlock),
 }
 
+impl Work {
+    /// Memory that its rows will take, about.
+    const fn memory(&self) -> u64 {
+        match self {
+            Self::Group(unit) => unit.memory,
+            Self::Block(next) => next.block.block.bytes.len() as u64,
+        }
+    }
+}
+
 /// Reads units in their order.
 pub(crate) struct Reader {
     reading: Reading,
-    /// Layouts of the text files, to be checked when all of them have been read.
-    layouts: Vec<(InputFile, Arc<TextLayout>)>,
-    /// URL of each file of the frozen list.
-    urls: Vec<String>,
+    /// Text files that something is read of, each with its place among the files opened.
+    layouts: Vec<(usize, InputFile, Arc<TextLayout>)>,
     /// Reads the streams while it is polled; none if there is nothing left for it.
     streams: Option<BoxFuture<'static, ()>>,
     lanes: usize,
@@ -102,12 +140,10 @@ struct Reading {
     /// Limits the fetched row groups that wait to be decoded.
     fetched: Semaphore,
     permits: u32,
+    taking: Mutex<Taking>,
+    /// Bytes of rows after which a lane makes a run of them.
+    seal_bytes: u64,
     stop: Arc<AtomicBool>,
-    /// Whether all work has been taken.
-    ended: AtomicBool,
-    /// Bytes of rows held by all lanes.
-    held: AtomicU64,
-    held_max: AtomicU64,
 }
 
 impl Drop for Reading {
@@ -117,26 +153,12 @@ impl Drop for Reading {
     }
 }
 
-/// Reads all rows of all files.
-///
-/// # Errors
-/// Something is wrong with a file, there are too many bad rows, or memory does not suffice.
-pub(crate) async fn read(
-    env: &Env,
-    opened: &OpenFiles,
-    load: &Arc<Load>,
-    budget: &Budget,
-    meter: &Arc<Meter>,
-) -> Result<(Loaded, Arc<Places>), InputError> {
-    let units = opened.units(u64::MAX)?;
-    let mut reader = Reader::new(env, opened, &units, load, budget, meter);
-    let loaded = reader.fill(u64::MAX).await?;
-    Ok((loaded, Arc::clone(reader.places())))
-}
-
 impl Reader {
-    /// A reader of `units`, which are some of those of `opened`, in their order. Places in the input count from the
-    /// first row of the first of them.
+    /// A reader of `units`, which are some of those of `opened`, in their order. Places in the input count from the first
+    /// row of the first of them.
+    ///
+    /// # Errors
+    /// The rows are more than places can tell apart.
     pub(crate) fn new(
         env: &Env,
         opened: &OpenFiles,
@@ -144,11 +166,12 @@ impl Reader {
         load: &Arc<Load>,
         budget: &Budget,
         meter: &Arc<Meter>,
-    ) -> Self {
+    ) -> Result<Self, InputError> {
+        let shape = RowShape::of(&load.schema);
         let places = Arc::new(Places::default());
         // Twice as many lanes as cores: while one decodes, another fetches.
         let lanes = env.cpu.parallelism() * 2;
-        let (mut groups, mut texts, mut first_index) = (Vec::new(), Vec::new(), 0);
+        let (mut groups, mut texts, mut first_index) = (Vec::new(), Vec::new(), 0u64);
         for unit in units {
             let Some(open) = opened.files.get(unit.file) else { continue };
             match (&open.layout, unit.kind) {
@@ -162,8 +185,9 @@ impl Reader {
                         number,
                         first_row,
                         first_index,
+                        memory: opened.memory(unit, shape),
                     });
-                    first_index += footer.rows.get(number).copied().unwrap_or(0);
+                    first_index = first_index.saturating_add(footer.rows.get(number).copied().unwrap_or(0));
                 }
                 (Layout::Text(layout), kind) => {
                     let (file, layout) = (open.file.clone(), Arc::clone(layout));
@@ -172,21 +196,25 @@ impl Reader {
                 (Layout::Parquet { .. }, kind) => unreachable!("a Parquet file has no unit {kind:?}"),
             }
         }
-        let count = groups.len().max(texts.len());
-        let mut layouts: Vec<(InputFile, Arc<TextLayout>)> =
-            texts.iter().map(|unit: &TextUnit| (unit.file.clone(), Arc::clone(&unit.layout))).collect();
-        layouts.dedup_by_key(|(file, _)| file.at);
+        let max = u64::from(u32::MAX);
+        if first_index > max {
+            return Err(InputError::TooManyRows { rows: first_index, max });
+        }
+        let mut layouts: Vec<(usize, InputFile, Arc<TextLayout>)> =
+            texts.iter().map(|unit: &TextUnit| (unit.at, unit.file.clone(), Arc::clone(&unit.layout))).collect();
+        layouts.dedup_by_key(|(at, _, _)| *at);
         let (source, streams, lanes) = if texts.is_empty() {
-            (Source::Groups { units: groups, next: AtomicUsize::new(0) }, None, lanes.min(count).max(1))
+            let lanes = lanes.min(groups.len()).max(1);
+            (Source::Groups(groups), None, lanes)
         } else {
             let sizes = Sizes::of(budget);
             let (env, budget, meter) = (env.clone(), budget.clone(), Arc::clone(meter));
             let streams = sizes.streams(&budget, lanes);
             let context = StreamContext { env, budget, meter, sizes };
             let (lineup, reading) = lineup::start(context, texts, streams, Arc::clone(&places));
-            (Source::Blocks(Mutex::new(lineup)), Some(reading), lanes)
+            (Source::Blocks(tokio::sync::Mutex::new(lineup)), Some(reading), lanes)
         };
-        let permits = u32::try_from((budget.limit() / 4 / PERMIT_BYTES).clamp(1, 1 << 20)).unwrap_or(1);
+        let permits = u32::try_from((budget.limit() / 8 / PERMIT_BYTES).clamp(1, 1 << 20)).unwrap_or(1);
         let reading = Reading {
             env: env.clone(),
             load: Arc::clone(load),
@@ -195,13 +223,11 @@ impl Reader {
             source,
             fetched: Semaphore::new(permits as usize),
             permits,
+            taking: Mutex::default(),
+            seal_bytes: (budget.limit() / 16 / lanes as u64).max(SEAL_BYTES_MIN),
             stop: Arc::new(AtomicBool::new(false)),
-            ended: AtomicBool::new(false),
-            held: AtomicU64::new(0),
-            held_max: AtomicU64::new(u64::MAX),
         };
-        let urls = opened.files.iter().map(|open| open.file.url.clone()).collect();
-        Self { reading, layouts, urls, streams, lanes, places }
+        Ok(Self { reading, layouts, streams, lanes, places })
     }
 
     /// Which rows of which files the places in the input are.
@@ -209,23 +235,33 @@ impl Reader {
         &self.places
     }
 
-    /// Where the records of the ranges that were read lay: whoever reads neighbouring ranges with another reader checks
-    /// with [`check_edges`] that they join up.
-    pub(crate) fn edges(&mut self) -> Vec<Edges> {
-        match &mut self.reading.source {
-            Source::Groups { .. } => Vec::new(),
-            Source::Blocks(lineup) => lineup.get_mut().edges().to_vec(),
-        }
+    /// Whether everything has been read.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.reading.taking().ended
     }
 
-    /// Reads on until the rows held are `rows_bytes` or more, or to the end. Nothing is left to read if no row comes.
+    /// What was seen of the files: whether it is right is known when all of them has been read, by this reader or by others.
+    pub(crate) fn ends(&mut self) -> Ends {
+        let edges = match &mut self.reading.source {
+            Source::Groups(_) => Vec::new(),
+            Source::Blocks(lineup) => lineup.get_mut().edges().to_vec(),
+        };
+        let spec = &self.reading.load.spec;
+        let seen = self.layouts.iter().filter_map(|(file, _, layout)| {
+            let (columns, first) = layout.seen(spec)?;
+            Some(Seen { file: *file, columns, first })
+        });
+        Ends { edges, seen: seen.collect() }
+    }
+
+    /// Reads on to the end, or until the next work would bring the rows held to more than `rows_bytes`; some work at least.
     ///
     /// # Errors
     /// Something is wrong with a file, there are too many bad rows, or memory does not suffice.
     pub(crate) async fn fill(&mut self, rows_bytes: u64) -> Result<Loaded, InputError> {
         let mut filled = self.fill_rows(rows_bytes).await;
         let told = matches!(filled, Err(InputError::BadRows(_)));
-        if told || self.reading.ended.load(Ordering::Relaxed) {
+        if told || self.is_at_end() {
             self.number_bad_rows().await;
         }
         if let Err(InputError::BadRows(error)) = &mut filled {
@@ -237,7 +273,7 @@ impl Reader {
     /// Finds the numbers of bad rows that are known by their byte only, because not all rows before them were read.
     async fn number_bad_rows(&mut self) {
         let (bad, env) = (&self.reading.load.bad, &self.reading.env);
-        for (file, layout) in &self.layouts {
+        for (_, file, layout) in &self.layouts {
             let bytes = bad.unnumbered(file.at);
             if bytes.is_empty() {
                 continue;
@@ -250,9 +286,11 @@ impl Reader {
     }
 
     async fn fill_rows(&mut self, rows_bytes: u64) -> Result<Loaded, InputError> {
-        self.reading.held.store(0, Ordering::Relaxed);
-        self.reading.held_max.store(rows_bytes, Ordering::Relaxed);
         let reading = &self.reading;
+        {
+            let mut taking = reading.taking();
+            (taking.held, taking.expected, taking.held_max) = (0, 0, rows_bytes);
+        }
         let lanes = Box::pin(futures::future::try_join_all((0..self.lanes).map(|_| reading.lane())));
         let lanes = match self.streams.take() {
             None => lanes.await?,
@@ -264,13 +302,8 @@ impl Reader {
                 Either::Right(((), lanes)) => lanes.await?,
             },
         };
-        if self.reading.ended.load(Ordering::Relaxed) {
+        if self.is_at_end() {
             self.streams = None;
-            let edges = self.edges();
-            check_edges(&edges, |at| self.urls.get(at).cloned().unwrap_or_default())?;
-            for (file, layout) in &self.layouts {
-                layout.check_seen(file, &self.reading.load.spec)?;
-            }
         }
         let mut loaded = Loaded { runs: Vec::new(), decoded: Decoded::default(), charges: Vec::new() };
         for lane in lanes {
@@ -288,6 +321,7 @@ struct Lane {
     rows: Rows,
     runs: Vec<Run>,
     run_bytes: u64,
+    seal_bytes: u64,
     charge: Charge,
     decoded: Decoded,
 }
@@ -300,7 +334,8 @@ impl Lane {
 
     /// Charges what is held; seals the rows if they are many enough.
     fn settle(&mut self, finish: bool) -> Result<(), InputError> {
-        if self.rows.is_full() || (finish && !self.rows.is_empty()) {
+        let is_full = self.rows.is_full() || self.rows.bytes() as u64 >= self.seal_bytes;
+        if is_full || (finish && !self.rows.is_empty()) {
             let rows = self.rows.bytes() as u64;
             // Grouping makes a copy and a column of hashes.
             self.charge.set(self.run_bytes + rows * 2 + 8 * self.rows.len() as u64)?;
@@ -318,38 +353,65 @@ impl Lane {
 }
 
 impl Reading {
+    fn taking(&self) -> std::sync::MutexGuard<'_, Taking> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn lane(&self) -> Result<Lane, InputError> {
         let mut lane = Lane {
             rows: Rows::new(RowShape::of(&self.load.schema)),
             runs: Vec::new(),
             run_bytes: 0,
+            seal_bytes: self.seal_bytes,
             charge: self.budget.charge("holding the rows of the input"),
             decoded: Decoded::default(),
         };
-        while self.held.load(Ordering::Relaxed) < self.held_max.load(Ordering::Relaxed) {
-            let Some(work) = self.next().await? else {
-                self.ended.store(true, Ordering::Relaxed);
-                break;
-            };
-            let before = lane.bytes();
+        while let Some(work) = self.next().await? {
+            let (before, memory) = (lane.bytes(), work.memory());
             lane = match work {
                 Work::Group(unit) => self.group(&unit, lane).await?,
                 Work::Block(next) => self.block(next, lane).await?,
             };
-            self.held.fetch_add(lane.bytes().saturating_sub(before), Ordering::Relaxed);
+            let mut taking = self.taking();
+            taking.expected = taking.expected.saturating_sub(memory);
+            taking.held += lane.bytes().saturating_sub(before);
         }
         let sealed = self.env.compute(move || lane.settle(true).map(|()| lane)).await;
         sealed.unwrap_or_else(|_| Err(InputError::Crashed { file: "the input".into() }))
     }
 
-    /// The next work in order; `None` at the end.
+    /// The next work in order, if there is any and memory for it.
     async fn next(&self) -> Result<Option<Work>, InputError> {
-        match &self.source {
-            Source::Groups { units, next } => {
-                Ok(units.get(next.fetch_add(1, Ordering::Relaxed)).cloned().map(Work::Group))
-            }
-            Source::Blocks(lineup) => Ok(lineup.lock().await.next().await?.map(Work::Block)),
+        let units = match &self.source {
+            Source::Groups(units) => units,
+            Source::Blocks(lineup) => return self.next_block(&mut *lineup.lock().await).await,
+        };
+        let mut taking = self.taking();
+        let Some(unit) = units.get(taking.next) else {
+            taking.ended = true;
+            return Ok(None);
+        };
+        if !taking.has_room_for(unit.memory) {
+            return Ok(None);
         }
+        taking.next += 1;
+        taking.ended = taking.next == units.len();
+        taking.expected = taking.expected.saturating_add(unit.memory);
+        Ok(Some(Work::Group(unit.clone())))
+    }
+
+    /// The next block. How large it is nobody knows before it is there, so that the last one may be one too many.
+    async fn next_block(&self, lineup: &mut Lineup) -> Result<Option<Work>, InputError> {
+        if self.taking().ended || !self.taking().has_room_for(1) {
+            return Ok(None);
+        }
+        let block = lineup.next().await?.map(Work::Block);
+        let mut taking = self.taking();
+        match &block {
+            Some(work) => taking.expected = taking.expected.saturating_add(work.memory()),
+            None => taking.ended = true,
+        }
+        Ok(block)
     }
 
     async fn group(&self, unit: &GroupUnit, lane: Lane) -> Result<Lane, InputError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fkv_env::Env;
+use fkv_formats::record::Key;
 use fkv_formats::schema::{F16Overflow, KeyType, Schema, Storage, TableKind, ValueType};
 use fkv_meta::record::{Duplicates, InputFormat, LoadMode, LoadSpec, NullPolicy};
 use fkv_store::StoreOptions;
@@ -10,13 +11,13 @@ use tempfile::TempDir;
 
 use super::bad::BadRows;
 use super::decode::Load;
+use super::ends::Ends;
 use super::error::InputError;
 use super::open::{Layout, OpenFiles, open};
 use super::read::{Loaded, Reader};
 use super::source::{FileInputs, Sources};
-use super::unit::{Unit, check_edges};
+use super::unit::Unit;
 use crate::budget::Budget;
-use crate::build::rows::KeyColumn;
 use crate::progress::Meter;
 
 /// A file on disk, opened.
@@ -65,18 +66,19 @@ async fn opened(format: InputFormat, content: &[u8], max_bad_rows: u64) -> Opene
 
 impl Opened {
     fn reader(&self, units: &[Unit]) -> Reader {
-        Reader::new(&self.env, &self.files, units, &self.load, &self.budget, &Arc::new(Meter::new(0)))
+        let meter = Arc::new(Meter::default());
+        Reader::new(&self.env, &self.files, units, &self.load, &self.budget, &meter).expect("not too many rows")
     }
 
     /// Reads units one after the other, each with a reader of its own; their rows in order.
     async fn apart(&self, units: &[Unit]) -> Result<Vec<(u64, Vec<u8>)>, InputError> {
-        let (mut all, mut edges) = (Vec::new(), Vec::new());
+        let (mut all, mut ends) = (Vec::new(), Ends::default());
         for unit in units {
             let mut reader = self.reader(&[*unit]);
             all.extend(rows(&reader.fill(u64::MAX).await?));
-            edges.extend(reader.edges());
+            ends.extend(reader.ends());
         }
-        check_edges(&edges, |_| "the file".into())?;
+        ends.check(&self.load.spec, |_| "the file".into())?;
         Ok(all)
     }
 }
@@ -85,9 +87,10 @@ impl Opened {
 fn rows(loaded: &Loaded) -> Vec<(u64, Vec<u8>)> {
     let mut rows = Vec::new();
     for run in &loaded.runs {
-        let KeyColumn::U64(keys) = &run.rows.keys else { panic!("u64 keys") };
-        for (at, key) in keys.iter().enumerate() {
-            rows.push((run.rows.index[at], *key, run.rows.values.get(at).to_vec()));
+        for at in 0..run.len() {
+            let record = run.record(at);
+            let Key::U64(key) = record.key else { panic!("u64 keys") };
+            rows.push((run.place(at), key, record.value.unwrap_or_default().to_vec()));
         }
     }
     rows.sort_unstable();

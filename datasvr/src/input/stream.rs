@@ -42,15 +42,16 @@ impl Sizes {
     /// Sizes for this budget.
     #[must_use]
     pub(crate) fn of(budget: &Budget) -> Self {
-        let share = usize::try_from(budget.limit() / 128).unwrap_or(usize::MAX);
+        let share = usize::try_from(budget.limit() / 512).unwrap_or(usize::MAX);
         Self { chunk: share.clamp(64 << 10, 4 << 20), block: share.clamp(64 << 10, 1 << 20) }
     }
 
-    /// How many streams may run at once in a quarter of the budget, `most` at most.
+    /// How many streams may run at once in a sixteenth of the budget, `most` at most: what they hold stays where it is while
+    /// the rows read so far are sorted and written.
     #[must_use]
     pub(crate) fn streams(self, budget: &Budget, most: usize) -> usize {
         let each = Self::AHEAD * self.chunk + (Self::QUEUE + Self::AT_ONCE + 2) * self.block;
-        let fit = budget.limit() / 4 / (each as u64).max(1);
+        let fit = budget.limit() / 16 / (each as u64).max(1);
         usize::try_from(fit).unwrap_or(most).clamp(1, most)
     }
 }

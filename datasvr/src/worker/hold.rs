@@ -1,27 +1,27 @@
-//! Holding a task: the lock, its token, and changes that only its holder may make.
+//! Holding a task or a job: the lock, its token, and changes that only its holder may make.
 //!
 //! A change is planned from fresh records and run; if it is refused because other records moved (a submit touched the
 //! table), it is planned anew while the lock still has our token. If its answer was lost, it is read back: nothing is
 //! assumed and nothing is undone.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fkv_env::Env;
 use fkv_formats::id::{TableUid, TaskId};
+use fkv_formats::path::Attempt;
 use fkv_meta::key::TASK_LOCK;
 use fkv_meta::mirror::Mirror;
-use fkv_meta::record::{JobRecord, LockRecord, TableRecord, TaskRecord, TaskState};
+use fkv_meta::record::{JobRecord, ObjectRef, TableRecord, TaskRecord, TaskState};
 use fkv_meta::store::{LeaseId, MetaError, Revision, TxnOutcome};
-use fkv_meta::{Meta, Planned, Refusal, Stamped, txn};
+use fkv_meta::{Meta, Planned, Refusal, Stamped, View, txn};
 
 use crate::error::AttemptError;
 
 /// How often a change is tried while others touch the same records.
 const TRIES: usize = 32;
 
-/// A task's lock, held.
-#[derive(Debug)]
+/// A lock, held: of a task, or of one of its jobs.
+#[derive(Clone, Debug)]
 pub(crate) struct Hold {
     /// The table's name.
     pub(crate) table: String,
@@ -29,22 +29,20 @@ pub(crate) struct Hold {
     pub(crate) uid: TableUid,
     /// The task.
     pub(crate) task: TaskId,
+    /// The job; [`TASK_LOCK`] if it is the task itself.
+    pub(crate) job: String,
     /// The lock's create revision.
     pub(crate) token: Revision,
     /// Which attempt this is, from 1.
     pub(crate) attempt: u32,
-    /// The lease the lock hangs on.
-    pub(crate) lease: LeaseId,
-    /// Locks of jobs claimed under this hold, with their tokens.
-    pub(crate) jobs: Mutex<Vec<(String, Revision)>>,
 }
 
 /// The records a change starts from.
 pub(crate) struct Read {
     pub(crate) table: Stamped<TableRecord>,
     pub(crate) task: Stamped<TaskRecord>,
+    /// The record of the job, if a job is held.
     pub(crate) job: Option<Stamped<JobRecord>>,
-    pub(crate) job_lock: Option<Stamped<LockRecord>>,
 }
 
 /// What to do next, decided from fresh records.
@@ -70,80 +68,85 @@ pub(crate) async fn pause(env: &Env, round: usize) {
     env.clock.sleep(Duration::from_millis(base_ms / 2 + jitter)).await;
 }
 
-/// What came of asking for a task's lock.
-pub(crate) enum Claim {
-    /// It is ours.
-    Held(Hold),
-    /// Another worker was faster, or there is nothing to claim any more.
-    NotOurs,
-    /// The answer was lost, and the lock is not there: it may still come to be, hung on our lease.
-    MayCome,
+/// What is to be claimed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted<'a> {
+    /// The task itself.
+    Task,
+    /// A job of a plan.
+    Job(&'a str, &'a ObjectRef),
 }
 
-/// Claims a task's lock. After an error, too, the lock may still come to be.
+/// Claims a lock; `None` if another worker was faster, or there is nothing to claim any more. The lock hangs on `lease`:
+/// also after `None` or an error it may still come to be, and has to be taken back by ending the lease.
 pub(crate) async fn claim(
     env: &Env,
     meta: &Meta,
     table: &str,
     task: TaskId,
-    worker: &str,
-    lease: LeaseId,
-) -> Result<Claim, AttemptError> {
-    let Some(table) = meta.table(table).await? else { return Ok(Claim::NotOurs) };
+    wanted: Wanted<'_>,
+    (worker, lease): (&str, LeaseId),
+) -> Result<Option<Hold>, AttemptError> {
+    let Some(table) = meta.table(table).await? else { return Ok(None) };
     let uid = table.uid();
-    let Some(task) = meta.task(uid, task).await? else { return Ok(Claim::NotOurs) };
-    let planned = match txn::claim_task(&meta.keys, &table, &task, worker, lease) {
+    let Some(task) = meta.task(uid, task).await? else { return Ok(None) };
+    let planned = match wanted {
+        Wanted::Task => txn::claim_task(&meta.keys, &table, &task, worker, lease)
+            .map(|Planned { txn, after }| (TASK_LOCK, after.attempt, txn)),
+        Wanted::Job(name, plan) => {
+            let job = meta.job(uid, task.value.task, name).await?;
+            let claimant = txn::Claimant { worker, lease };
+            txn::claim_job(&meta.keys, &table, &task, plan, name, job.as_ref(), claimant)
+                .map(|Planned { txn, after }| (name, after.attempt, txn))
+        }
+    };
+    let (job, attempt, txn) = match planned {
         Ok(planned) => planned,
         Err(refusal) => {
             tracing::debug!(table = %table.value.name, task = %task.value.task, %refusal, "claim not possible");
-            return Ok(Claim::NotOurs);
+            return Ok(None);
         }
     };
-    let attempt = planned.after.attempt;
-    let hold = |token| Hold {
-        table: table.value.name.clone(),
-        uid,
-        task: task.value.task,
-        token,
-        attempt,
-        lease,
-        jobs: Mutex::default(),
+    let hold = |token| {
+        let (table, job) = (table.value.name.clone(), job.to_owned());
+        Some(Hold { table, uid, task: task.value.task, job, token, attempt })
     };
-    match meta.run(planned.txn).await {
-        Ok(TxnOutcome::Committed(revision)) => Ok(Claim::Held(hold(revision))),
+    match meta.run(txn).await {
+        Ok(TxnOutcome::Committed(revision)) => Ok(hold(revision)),
         // Refused too: by itself, if a layer below has sent it twice.
         outcome @ (Ok(TxnOutcome::Refused) | Err(MetaError::Ambiguous(_))) => {
-            tracing::debug!(table = %table.value.name, task = %task.value.task, ?outcome, "reading a claim back");
-            let is_lost = outcome.is_err();
-            for round in 0.. {
-                if is_lost || round > 0 {
+            tracing::debug!(table = %table.value.name, task = %task.value.task, job, ?outcome, "reading a claim back");
+            for round in 0..TRIES {
+                if outcome.is_err() || round > 0 {
                     pause(env, round).await;
                 }
-                match meta.lock(uid, task.value.task, TASK_LOCK).await {
+                match meta.lock(uid, task.value.task, job).await {
                     // Attempts are numbered once, so a lock of this attempt under this name is the one asked for.
                     Ok(Some(lock)) if lock.value.worker == worker && lock.value.attempt == attempt => {
-                        return Ok(Claim::Held(hold(lock.created)));
+                        return Ok(hold(lock.created));
                     }
-                    Ok(Some(_)) => return Ok(Claim::NotOurs),
-                    Ok(None) if is_lost => return Ok(Claim::MayCome),
-                    Ok(None) => return Ok(Claim::NotOurs),
-                    Err(error) if error.is_transient() && round < TRIES => {}
+                    Ok(_) => return Ok(None),
+                    Err(error) if error.is_transient() => {}
                     Err(error) => return Err(error.into()),
                 }
             }
-            Ok(Claim::MayCome)
+            Ok(None)
         }
         Err(error) => Err(error.into()),
     }
 }
 
 impl Hold {
-    /// Makes a change that only the holder of this lock may make. `job` names the job whose record the change needs.
+    /// The attempt's place in the store.
+    pub(crate) fn place(&self) -> Attempt<'_> {
+        Attempt { uid: self.uid, task: self.task, job: &self.job, attempt: self.attempt, token: self.token.0 }
+    }
+
+    /// Makes a change that only the holder of this lock may make.
     pub(crate) async fn change<T, P>(
         &self,
         env: &Env,
         meta: &Meta,
-        job: Option<&str>,
         mut step: impl FnMut(&Read) -> Result<Step<T, P>, AttemptError>,
     ) -> Result<Made<T, P>, AttemptError> {
         let mut last = None;
@@ -151,11 +154,11 @@ impl Hold {
             if round > 0 {
                 pause(env, round).await;
             }
-            match self.attempt_change(meta, job, &mut step).await {
+            match self.attempt_change(meta, &mut step).await {
                 Ok(Some(made)) => return Ok(made),
                 Ok(None) => last = None,
                 Err(AttemptError::Meta(error)) if error.is_transient() => {
-                    tracing::warn!(table = %self.table, task = %self.task, %error, "reading a change back");
+                    tracing::warn!(table = %self.table, task = %self.task, job = %self.job, %error, "reading a change back");
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -167,10 +170,9 @@ impl Hold {
     async fn attempt_change<T, P>(
         &self,
         meta: &Meta,
-        job: Option<&str>,
         step: &mut impl FnMut(&Read) -> Result<Step<T, P>, AttemptError>,
     ) -> Result<Option<Made<T, P>>, AttemptError> {
-        let read = self.read(meta, job).await?;
+        let read = self.read(meta).await?;
         let planned = match step(&read)? {
             Step::Done(done) => return Ok(Some(Made::Before(done))),
             Step::Run(planned) => *planned,
@@ -179,66 +181,55 @@ impl Hold {
             return Ok(Some(Made::Now(revision, planned.after)));
         }
         // Refused: because the lock is gone, or because a record moved that we do not own.
-        match meta.lock(self.uid, self.task, TASK_LOCK).await? {
+        match meta.lock(self.uid, self.task, &self.job).await? {
             Some(lock) if lock.created == self.token => Ok(None),
             _ => {
                 // An ambiguous try before this one may have ended our hold by succeeding: look once more.
-                match step(&self.read(meta, job).await?)? {
+                match step(&self.read(meta).await?)? {
                     Step::Done(done) => Ok(Some(Made::Before(done))),
-                    Step::Run(_) => Err(AttemptError::Lost("another attempt at the task has begun")),
+                    Step::Run(_) => Err(AttemptError::Lost("another attempt has begun")),
                 }
             }
         }
     }
 
-    /// Gives back what locks are left. If this fails they stay until the lease ends.
-    pub(crate) async fn release(&self, meta: &Meta) -> Result<(), MetaError> {
-        let table = meta.table(&self.table).await?;
-        let Some(table) = table.filter(|table| table.uid() == self.uid) else { return Ok(()) };
-        let jobs = std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
-        for (job, token) in jobs.into_iter().chain([(TASK_LOCK.to_owned(), self.token)]) {
-            meta.run(txn::release_lock(&meta.keys, &table, self.task, &job, token)).await?;
-        }
-        Ok(())
-    }
-
-    /// Remembers a job's lock, to be given back at the end of the attempt.
-    pub(crate) fn holds_job(&self, job: &str, token: Revision) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push((job.to_owned(), token));
-    }
-
     /// The records as they are now.
-    pub(crate) async fn read(&self, meta: &Meta, job: Option<&str>) -> Result<Read, AttemptError> {
+    pub(crate) async fn read(&self, meta: &Meta) -> Result<Read, AttemptError> {
         let table = meta.table(&self.table).await?.filter(|table| table.uid() == self.uid);
         let table = table.ok_or(AttemptError::Lost("the table was dropped"))?;
         let task = meta.task(self.uid, self.task).await?;
         let task = task.ok_or(AttemptError::Lost("the task's record is gone"))?;
-        let (job, job_lock) = match job {
-            Some(job) => (meta.job(self.uid, self.task, job).await?, meta.lock(self.uid, self.task, job).await?),
-            None => (None, None),
-        };
-        Ok(Read { table, task, job, job_lock })
+        let job = if self.job == TASK_LOCK { None } else { meta.job(self.uid, self.task, &self.job).await? };
+        Ok(Read { table, task, job })
+    }
+
+    /// Why the task is visibly no longer ours to work on; `None` while it is.
+    pub(crate) fn lost_in(&self, view: &View) -> Option<&'static str> {
+        if view.revision() < self.token {
+            return None;
+        }
+        match view.task(self.uid, self.task).map(|task| task.value.state) {
+            None => Some("the task's record is gone"),
+            Some(TaskState::Cancelled) => Some("the task was cancelled"),
+            Some(state) if state != TaskState::Running => Some("the task has ended"),
+            Some(_) => match view.lock(self.uid, self.task, &self.job) {
+                Some(lock) if lock.created == self.token => None,
+                Some(_) => Some("another attempt has begun"),
+                None => Some("the lock is gone"),
+            },
+        }
     }
 
     /// Waits until the task is visibly no longer ours to work on.
     pub(crate) async fn lost(&self, mirror: &Mirror) -> &'static str {
         let mut why = "";
         mirror
-            .wait_for(|view| {
-                if view.revision() < self.token {
-                    return false;
+            .wait_for(|view| match self.lost_in(view) {
+                Some(reason) => {
+                    why = reason;
+                    true
                 }
-                why = match view.task(self.uid, self.task).map(|task| task.value.state) {
-                    None => "the task's record is gone",
-                    Some(TaskState::Cancelled) => "the task was cancelled",
-                    Some(state) if state != TaskState::Running => "the task has ended",
-                    Some(_) => match view.lock(self.uid, self.task, TASK_LOCK) {
-                        Some(lock) if lock.created == self.token => return false,
-                        Some(_) => "another attempt at the task has begun",
-                        None => "the task's lock is gone",
-                    },
-                };
-                true
+                None => false,
             })
             .await;
         why

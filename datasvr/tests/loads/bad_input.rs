@@ -254,7 +254,9 @@ async fn an_input_that_changes_after_planning_fails_the_task() {
     world.put("a.parquet", &numbered(1001, |id| id as f32));
     gate.set(true);
     let task = world.finish(&mut client, &reply.task.expect("a task")).await;
-    assert_eq!((task.state.as_str(), task.attempt), ("failed", 2), "{task:?}");
+    assert_eq!((task.state.as_str(), task.attempt), ("failed", 1), "{task:?}");
+    let attempts: Vec<u32> = task.errors.iter().map(|error| error.attempt).collect();
+    assert_eq!(attempts, [1, 2], "attempts at its job: {task:?}");
     let message = &task.errors[1].message;
     assert!(message.contains("a.parquet: the file has changed since the task was planned"), "{message}");
 }

@@ -2,10 +2,14 @@
 //! rows.
 
 mod bad_input;
+mod cases;
 mod control;
+mod cut_text;
+mod distributed;
 mod encodings;
 mod full_load;
 mod gates;
+mod kills;
 mod parquet_files;
 mod workers;
 mod world;

@@ -37,7 +37,7 @@ pub(crate) enum Kind {
     Version(TableUid, Version),
     Task(TableUid, TaskId),
     Submit,
-    Job,
+    Job(TableUid, TaskId, String),
     Lock(TableUid, TaskId, String),
     Progress(TableUid, TaskId),
     Claim(Slot),
@@ -111,8 +111,8 @@ impl Keys {
                 Kind::Submit
             }
             "jobs" => {
-                let _uid_task_and_job = (segments.next()?, segments.next()?, segments.next()?);
-                Kind::Job
+                let (uid, task) = (parse_uid(segments.next()?)?, segments.next()?.parse().ok()?);
+                Kind::Job(uid, task, segments.next()?.to_owned())
             }
             "locks" => {
                 let (uid, task) = (parse_uid(segments.next()?)?, segments.next()?.parse().ok()?);
@@ -134,11 +134,12 @@ impl Keys {
             Kind::Dropped(uid) => self.dropped(*uid) == key,
             Kind::Version(uid, version) => self.version(*uid, *version) == key,
             Kind::Task(uid, task) => self.task(*uid, *task) == key,
+            Kind::Job(uid, task, job) => self.job(*uid, *task, job) == key,
             Kind::Lock(uid, task, job) => self.lock(*uid, *task, job) == key,
             Kind::Progress(uid, task) => self.progress(*uid, *task) == key,
             Kind::Claim(slot) => self.claim(slot) == key,
             Kind::Report(slot) => self.report(slot) == key,
-            Kind::Topology | Kind::Alignments | Kind::Table(_) | Kind::Submit | Kind::Job | Kind::Worker(_) => true,
+            Kind::Topology | Kind::Alignments | Kind::Table(_) | Kind::Submit | Kind::Worker(_) => true,
         }
     }
 
@@ -310,7 +311,7 @@ mod tests {
             (keys.version(uid, Version(7)), Kind::Version(uid, Version(7))),
             (keys.task(uid, task), Kind::Task(uid, task)),
             (keys.submit(uid, "x/y"), Kind::Submit),
-            (keys.job(uid, task, "slice-0"), Kind::Job),
+            (keys.job(uid, task, "slice-0"), Kind::Job(uid, task, "slice-0".into())),
             (keys.lock(uid, task, TASK_LOCK), Kind::Lock(uid, task, TASK_LOCK.into())),
             (keys.progress(uid, task), Kind::Progress(uid, task)),
             (keys.claim(&slot), Kind::Claim(slot.clone())),
@@ -336,6 +337,7 @@ mod tests {
             "versions/0000000000000abc/7",
             "tasks/0000000000000abc/+0000000000000000007",
             "dropped/abc",
+            "jobs/0000000000000abc/12/build",
             "claims/a/3",
             "reports/a/+0003",
         ] {

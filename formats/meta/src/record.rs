@@ -522,6 +522,9 @@ pub struct TaskRecord {
     /// How often the task itself was claimed.
     #[serde(default)]
     pub attempt: u32,
+    /// How many of these attempts ended with an error, since the task was queued last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
     /// How often it was queued again after it had failed; each time brings new attempts.
     #[serde(default)]
     pub retries: u32,
@@ -541,14 +544,23 @@ impl TaskRecord {
     pub const ERRORS_MAX: usize = 16;
     /// How many bytes of an error's message are kept.
     pub const ERROR_BYTES_MAX: usize = 4096;
-    /// How often a task is tried before it fails, and each job of its plan; a retry allows as many again, of a new plan.
+    /// How many errors of its own a task may have before it fails, and each job of its plan; a retry allows as many again,
+    /// of a new plan.
     pub const ATTEMPTS: u32 = 4;
+    /// How often a task may be claimed for one plan, whatever became of those who did: workers come and go, but a task
+    /// must not go through workers for ever.
+    pub const CLAIMS: u32 = 64;
 
     /// The number of the last attempt that may be made of this task.
     #[must_use]
     pub const fn attempts_max(&self) -> u32 {
-        Self::ATTEMPTS.saturating_mul(self.retries.saturating_add(1))
+        Self::CLAIMS.saturating_mul(self.retries.saturating_add(1))
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a submit id stands for.
@@ -587,6 +599,18 @@ pub struct JobRecord {
     pub errors: Vec<TaskError>,
 }
 
+impl JobRecord {
+    /// How often a job may be claimed. One that ends its workers without a word, by using up their memory for instance, must
+    /// not do so for ever.
+    pub const CLAIMS: u32 = 16;
+
+    /// Whether no further attempt may be made.
+    #[must_use]
+    pub const fn is_spent(&self) -> bool {
+        self.attempt >= Self::CLAIMS || self.errors.len() >= TaskRecord::ATTEMPTS as usize
+    }
+}
+
 /// The lock of a job or task; leased.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockRecord {
@@ -599,7 +623,7 @@ pub struct LockRecord {
 /// How far a task is; written often, never compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The stage: `plan`, `build`, `publish` or `align`.
+    /// The stage: `plan`, `build`, `slice`, `part`, `publish` or `align`.
     pub stage: String,
     /// Rows read so far.
     pub rows_done: u64,
@@ -616,6 +640,15 @@ pub struct Progress {
     /// What the stage waits for, as a sentence; empty if nothing.
     #[serde(default)]
     pub waiting_for: String,
+    /// Jobs of the stage that are done.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jobs_done: u32,
+    /// Jobs of the stage at work.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jobs_running: u32,
+    /// Jobs of the stage.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jobs_total: u32,
 }
 
 /// A server's claim of a slot; leased.

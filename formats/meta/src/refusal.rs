@@ -227,6 +227,14 @@ pub enum Refusal {
         /// How many.
         attempts: u32,
     },
+    /// The task was planned anew.
+    #[error("task {task} of table `{table}` has another plan by now")]
+    OtherPlan {
+        /// The table.
+        table: String,
+        /// The task.
+        task: TaskId,
+    },
     /// The job has ended.
     #[error("job `{0}` has ended")]
     JobEnded(String),
@@ -361,7 +369,7 @@ impl Refusal {
                 RefusalKind::Exists
             }
             Self::QueueFull { .. } => RefusalKind::Exhausted,
-            Self::Epoch { .. } => RefusalKind::Stale,
+            Self::Epoch { .. } | Self::OtherPlan { .. } => RefusalKind::Stale,
             _ => RefusalKind::Precondition,
         }
     }

@@ -9,8 +9,8 @@ use rpds::RedBlackTreeMapSync as Map;
 
 use crate::key::{Keys, Kind};
 use crate::record::{
-    DroppedTable, LockRecord, Progress, Report, SlotClaim, TableRecord, TaskRecord, Topology, VersionRecord,
-    WorkerRecord,
+    DroppedTable, JobRecord, LockRecord, Progress, Report, SlotClaim, TableRecord, TaskRecord, TaskState, Topology,
+    VersionRecord, WorkerRecord,
 };
 use crate::stamped::Stamped;
 use crate::store::{Entry, Event, Revision, Snapshot, WatchBatch};
@@ -26,8 +26,8 @@ pub struct Unreadable {
 
 type Records<K, T> = Map<K, Arc<Stamped<T>>>;
 
-/// All records of a module, as of one revision. Cheap to clone. Jobs and submit ids are left out: they are many, and
-/// read one by one.
+/// All records of a module, as of one revision. Cheap to clone. Submit ids are left out, and jobs of tasks that do not
+/// run: they are many, and read one by one.
 #[derive(Clone, Debug)]
 pub struct View {
     keys: Keys,
@@ -40,6 +40,8 @@ pub struct View {
     dropped: Records<TableUid, DroppedTable>,
     versions: Records<(TableUid, Version), VersionRecord>,
     tasks: Records<(TableUid, TaskId), TaskRecord>,
+    /// Of running tasks.
+    jobs: Records<(TableUid, TaskId, String), JobRecord>,
     locks: Records<(TableUid, TaskId, String), LockRecord>,
     progress: Records<(TableUid, TaskId), Progress>,
     claims: Records<Slot, SlotClaim>,
@@ -63,6 +65,7 @@ impl View {
             dropped: Map::new_sync(),
             versions: Map::new_sync(),
             tasks: Map::new_sync(),
+            jobs: Map::new_sync(),
             locks: Map::new_sync(),
             progress: Map::new_sync(),
             claims: Map::new_sync(),
@@ -78,6 +81,11 @@ impl View {
         let mut view = Self::empty(keys);
         for entry in snapshot.entries {
             view.put(entry);
+        }
+        // Keys of jobs come before those of their tasks.
+        let idle: Vec<_> = view.jobs.keys().filter(|(uid, task, _)| !view.runs(*uid, *task)).cloned().collect();
+        for key in idle {
+            view.jobs.remove_mut(&key);
         }
         view.revision = snapshot.revision;
         view.connected = true;
@@ -178,6 +186,23 @@ impl View {
         self.tasks.range((uid, TaskId(0))..=(uid, TaskId(u64::MAX))).map(|(_, task)| task.as_ref())
     }
 
+    fn runs(&self, uid: TableUid, task: TaskId) -> bool {
+        self.task(uid, task).is_some_and(|task| task.value.state == TaskState::Running)
+    }
+
+    /// A job of a running task, if it was ever claimed.
+    #[must_use]
+    pub fn job(&self, uid: TableUid, task: TaskId, job: &str) -> Option<&Stamped<JobRecord>> {
+        self.jobs.get(&(uid, task, job.to_owned())).map(Arc::as_ref)
+    }
+
+    /// The jobs of a running task that were ever claimed, by name.
+    pub fn jobs(&self, uid: TableUid, task: TaskId) -> impl Iterator<Item = (&str, &Stamped<JobRecord>)> {
+        let of_task =
+            self.jobs.range((uid, task, String::new())..).take_while(move |(key, _)| (key.0, key.1) == (uid, task));
+        of_task.map(|(key, job)| (key.2.as_str(), job.as_ref()))
+    }
+
     /// The lock of a job, or of a task with job [`crate::key::TASK_LOCK`], while somebody holds it.
     #[must_use]
     pub fn lock(&self, uid: TableUid, task: TaskId, job: &str) -> Option<&Stamped<LockRecord>> {
@@ -251,8 +276,14 @@ impl View {
             }),
             Kind::Dropped(uid) => insert(&mut self.dropped, uid, entry),
             Kind::Version(uid, version) => insert(&mut self.versions, (uid, version), entry),
-            Kind::Task(uid, task) => insert(&mut self.tasks, (uid, task), entry),
-            Kind::Submit | Kind::Job => Ok(()),
+            Kind::Task(uid, task) => insert(&mut self.tasks, (uid, task), entry).map(|()| {
+                if !self.runs(uid, task) {
+                    self.forget_jobs(uid, task);
+                }
+            }),
+            Kind::Submit => Ok(()),
+            Kind::Job(uid, task, _) if self.task(uid, task).is_some() && !self.runs(uid, task) => Ok(()),
+            Kind::Job(uid, task, job) => insert(&mut self.jobs, (uid, task, job), entry),
             Kind::Lock(uid, task, job) => insert(&mut self.locks, (uid, task, job), entry),
             Kind::Progress(uid, task) => insert(&mut self.progress, (uid, task), entry),
             Kind::Claim(slot) => insert(&mut self.claims, slot, entry),
@@ -278,12 +309,20 @@ impl View {
             Some(Kind::Dropped(uid)) => drop(self.dropped.remove_mut(&uid)),
             Some(Kind::Version(uid, version)) => drop(self.versions.remove_mut(&(uid, version))),
             Some(Kind::Task(uid, task)) => drop(self.tasks.remove_mut(&(uid, task))),
+            Some(Kind::Job(uid, task, job)) => drop(self.jobs.remove_mut(&(uid, task, job))),
             Some(Kind::Lock(uid, task, job)) => drop(self.locks.remove_mut(&(uid, task, job))),
             Some(Kind::Progress(uid, task)) => drop(self.progress.remove_mut(&(uid, task))),
             Some(Kind::Claim(slot)) => drop(self.claims.remove_mut(&slot)),
             Some(Kind::Report(slot)) => drop(self.reports.remove_mut(&slot)),
             Some(Kind::Worker(name)) => drop(self.workers.remove_mut(&name)),
-            Some(Kind::Submit | Kind::Job) | None => {}
+            Some(Kind::Submit) | None => {}
+        }
+    }
+
+    fn forget_jobs(&mut self, uid: TableUid, task: TaskId) {
+        let names: Vec<String> = self.jobs(uid, task).map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            self.jobs.remove_mut(&(uid, task, name));
         }
     }
 

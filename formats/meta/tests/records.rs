@@ -171,6 +171,7 @@ fn tasks() {
         inputs: Some(object("inputs")),
         plan: Some(object("plan")),
         attempt: 2,
+        failures: 0,
         retries: 1,
         version: Some(Version(9)),
         stats: BuildStats {
@@ -187,6 +188,7 @@ fn tasks() {
         errors: vec![error()],
     };
     check(golden!("task-1"), &task);
+    check(golden!("task-1-failures"), &TaskRecord { failures: 2, ..task });
     let states = [
         TaskState::Queued,
         TaskState::Running,
@@ -204,19 +206,22 @@ fn tasks() {
     check(golden!("job-1-done"), &JobRecord { state: done, attempt: 2, errors: vec![] });
     check(golden!("job-1-failed"), &JobRecord { state: JobState::Failed, attempt: 4, errors: vec![] });
     check(golden!("lock-1"), &LockRecord { worker: "w1".into(), attempt: 2 });
-    check(
-        golden!("progress-1"),
-        &Progress {
-            stage: "build".into(),
-            rows_done: 10,
-            rows_total: Some(100),
-            bytes_done: 1000,
-            bytes_total: 10_000,
-            stage_since_ms: 1_700_000_000_000,
-            at_ms: 1_700_000_001_000,
-            waiting_for: "2 slots".into(),
-        },
-    );
+    let progress = Progress {
+        stage: "build".into(),
+        rows_done: 10,
+        rows_total: Some(100),
+        bytes_done: 1000,
+        bytes_total: 10_000,
+        stage_since_ms: 1_700_000_000_000,
+        at_ms: 1_700_000_001_000,
+        waiting_for: "2 slots".into(),
+        jobs_done: 0,
+        jobs_running: 0,
+        jobs_total: 0,
+    };
+    check(golden!("progress-1"), &progress);
+    let jobs = Progress { stage: "slice".into(), jobs_done: 3, jobs_running: 2, jobs_total: 7, ..progress };
+    check(golden!("progress-1-jobs"), &jobs);
 }
 
 #[test]

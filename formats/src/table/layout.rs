@@ -1,18 +1,17 @@
-//! The layout of a part of any kind, and building one.
+//! The layout of a part of any kind.
 
-use std::io::Write;
 use std::ops::Range;
 
 use crate::checksum::Origin;
-use crate::error::{BuildError, FormatError};
+use crate::error::FormatError;
 use crate::id::Part;
 use crate::record::RecordRef;
 use crate::schema::{Schema, TableKind};
-use crate::table::blk::{self, BlkLayout};
+use crate::table::blk::BlkLayout;
 use crate::table::disk::{BlockRecords, RecordSpec};
-use crate::table::idx::{self, IdxLayout};
+use crate::table::idx::IdxLayout;
 use crate::table::mem::{self, MemLayout};
-use crate::table::{KIND_MEM, PartHeader, Profile, kind_number};
+use crate::table::{KIND_MEM, PartHeader, kind_number};
 
 /// The layout of one part: small, to be kept in a flat array, one per part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,48 +188,6 @@ impl<'a> Iterator for PartRecords<'a> {
         match self {
             Self::Mem(records) => records.next(),
             Self::Disk(records) => records.next(),
-        }
-    }
-}
-
-/// Builds the data of one part of a table of any kind from all its records, in ascending order of `(h, key)`.
-///
-/// # Errors
-/// As [`mem::build_part`], [`idx::build_part`] or [`blk::build_part`].
-pub fn build_part<W: Write>(
-    schema: &Schema,
-    profile: Profile,
-    origin: Origin,
-    part: Part,
-    records: &[RecordRef<'_>],
-    out: W,
-) -> Result<(PartLayout, W), BuildError> {
-    let (layout, resident, mut out) = build_sections(schema, profile, origin, part, records, out)?;
-    out.write_all(&resident)?;
-    Ok((layout, out))
-}
-
-/// [`build_part`], without writing the resident section of an idx or blk part: that is given, and is to be written next.
-pub(crate) fn build_sections<W: Write>(
-    schema: &Schema,
-    profile: Profile,
-    origin: Origin,
-    part: Part,
-    records: &[RecordRef<'_>],
-    out: W,
-) -> Result<(PartLayout, Vec<u8>, W), BuildError> {
-    match schema.kind {
-        TableKind::Mem => {
-            let (layout, out) = mem::build_part(schema, profile, part, records, out)?;
-            Ok((layout.into(), Vec::new(), out))
-        }
-        TableKind::Idx => {
-            let (layout, resident, out) = idx::build_part(schema, profile, origin, part, records, out)?;
-            Ok((layout.into(), resident, out))
-        }
-        TableKind::Blk => {
-            let (layout, resident, out) = blk::build_part(schema, profile, origin, part, records, out)?;
-            Ok((layout.into(), resident, out))
         }
     }
 }

@@ -22,14 +22,16 @@ use crate::error::FormatError;
 use crate::schema::TableKind;
 
 pub mod blk;
+mod build;
 pub mod disk;
 pub mod idx;
 mod intake;
 mod layout;
 pub mod mem;
 
-pub(crate) use layout::build_sections;
-pub use layout::{PartLayout, PartRecords, build_part};
+pub(crate) use build::build_sections;
+pub use build::{PartBuilder, PartGeometry, build_part, build_part_of};
+pub use layout::{PartLayout, PartRecords};
 pub use mem::Found;
 
 /// Bytes of a part header.

@@ -60,10 +60,14 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     allow_file_inputs: Vec<String>,
-    /// Memory one build may use, as 512MiB or 4GiB [default: 4GiB]
+    /// Memory that the job at work may use, as 512MiB or 4GiB [default: 4GiB]
     #[arg(long, value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     build_memory: Option<String>,
+    /// Memory of the rows of one slice; smaller input is loaded by one job [default: a sixth of the build memory]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slice_size: Option<String>,
     /// Threads for decoding, sorting and building; 0 is one per core [default: 0]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +132,7 @@ pub(crate) struct Settings {
     pub(crate) build_memory: String,
     pub(crate) expanded_file_max: String,
     pub(crate) expansion_ratio_max: u64,
+    pub(crate) slice_size: Option<String>,
     pub(crate) pack_size: String,
     pub(crate) lease_ttl_s: u64,
     pub(crate) cpu_threads: usize,
@@ -154,6 +159,7 @@ impl Default for Settings {
             build_memory: "4GiB".to_owned(),
             expanded_file_max: "1TiB".to_owned(),
             expansion_ratio_max: ExpansionLimits::default().ratio_max,
+            slice_size: None,
             pack_size: "256MiB".to_owned(),
             lease_ttl_s: config.lease_ttl.as_secs(),
             cpu_threads: 0,
@@ -225,6 +231,7 @@ impl Settings {
             sources: Sources { files, options, expansion },
             lease_ttl: Duration::from_secs(self.lease_ttl_s),
             build_memory: size("build_memory", &self.build_memory)?,
+            slice_bytes: self.slice_size.as_deref().map(|text| size("slice_size", text)).transpose()?,
             pack_bytes: size("pack_size", &self.pack_size)?,
             ..DataConfig::default()
         })
@@ -275,6 +282,9 @@ mod tests {
         let path = file.path().to_str().expect("a plain path");
         let arguments = [&NEEDED[..], &["--config", path, "--module", "ads", "--allow-file-inputs", "/in"]].concat();
         let settings = read(&arguments).expect("settings");
+        assert_eq!(settings.config().expect("a configuration").slice_bytes, None);
+        let sliced = read(&[&arguments[..], &["--slice-size", "64MiB"]].concat()).expect("settings");
+        assert_eq!(sliced.config().expect("a configuration").slice_bytes, Some(64 << 20));
         assert_eq!((settings.module.as_str(), settings.lease_ttl_s), ("ads", 5));
         let config = settings.config().expect("a configuration");
         assert_eq!((config.build_memory, config.sources.files), (1 << 30, FileInputs::Below(vec!["/in".into()])));

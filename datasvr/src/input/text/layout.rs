@@ -153,25 +153,13 @@ impl TextLayout {
         Ok(Some(Self { compression, framing: Framing::Separated(dialect), begin, reads, slots }))
     }
 
-    /// Checks, once all of a unit with rows in it has been read, that some row had a member for the key, and one for each
-    /// value column: a name that is mistyped would otherwise be a column of nulls.
-    ///
-    /// # Errors
-    /// `MissingColumn`.
-    pub(crate) fn check_seen(&self, file: &InputFile, spec: &LoadSpec) -> Result<(), InputError> {
-        let Reads::Objects { seen, first, .. } = &self.reads else { return Ok(()) };
-        let needed = std::iter::once(&spec.key_column).chain(&spec.value_columns);
-        // Without any of them there was no object at all; what there was instead has been noted.
-        let none = seen.iter().all(|seen| !seen.load(Ordering::Relaxed));
-        match needed.zip(seen).find(|(_, seen)| !seen.load(Ordering::Relaxed)) {
-            None => Ok(()),
-            _ if none => Ok(()),
-            Some((column, _)) => Err(InputError::MissingColumn {
-                file: file.url.clone(),
-                column: column.clone(),
-                available: format!("{} in the first row", available(first.iter().map(String::as_str))),
-            }),
-        }
+    /// Of JSON lines: for the key column and each value column, whether some object read so far had a member for it, and the
+    /// members of the first object, for a message.
+    pub(crate) fn seen(&self, spec: &LoadSpec) -> Option<(Vec<bool>, String)> {
+        let Reads::Objects { seen, first, .. } = &self.reads else { return None };
+        let needed = 1 + spec.value_columns.len();
+        let columns = seen.iter().take(needed).map(|seen| seen.load(Ordering::Relaxed)).collect();
+        Some((columns, available(first.iter().map(String::as_str))))
     }
 }
 

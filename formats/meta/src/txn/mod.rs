@@ -26,7 +26,7 @@ pub use align::{
     rollback, set_canary,
 };
 pub use cluster::{add_sect, change_sects, init_cluster, reassign, remove_sect};
-pub use job::{TaskHold, claim_job, commit_job, fail_job};
+pub use job::{Claimant, JobFailed, claim_job, commit_job, fail_job};
 pub use slot::{ClaimStep, claim_slot, put_progress, put_worker, report};
 pub use table::{NewTable, create_table, drop_table};
 pub use task::{

@@ -119,6 +119,7 @@ pub fn submit(
         inputs: None,
         plan: None,
         attempt: 0,
+        failures: 0,
         retries: 0,
         version: None,
         stats: BuildStats::default(),
@@ -300,8 +301,13 @@ pub fn fail_task(
     }
     let mut after = task.value.clone();
     let now_ms = error.at_ms;
-    note_error(&mut after.errors, error);
-    if retry == Retry::MayHelp && after.attempt < after.attempts_max() {
+    // The error of a job that failed for good is on the task already.
+    if after.errors.last() != Some(&error) {
+        note_error(&mut after.errors, error);
+    }
+    after.failures = after.failures.saturating_add(1);
+    let is_spent = after.failures >= TaskRecord::ATTEMPTS || after.attempt >= after.attempts_max();
+    if retry == Retry::MayHelp && !is_spent {
         return Ok(change(table, task, table.value.clone(), after, compares, ops));
     }
     after = moved(&after, TaskState::Failed, now_ms);
@@ -394,6 +400,7 @@ pub fn retry_task(view: &View, table: &str, task: TaskId, now_ms: u64) -> Result
     }
     let queued = TaskRecord {
         retries: task.value.retries.saturating_add(1),
+        failures: 0,
         as_of: None,
         inputs: None,
         plan: None,

@@ -9,7 +9,7 @@ use fkv_meta::record::{
     VersionKind, encode,
 };
 use fkv_meta::state::{Lack, NextTask, Standing, next_task};
-use fkv_meta::store::{Compare, Op, Revision, Txn, TxnOutcome};
+use fkv_meta::store::{Compare, Op, Txn, TxnOutcome};
 use fkv_meta::{Refusal, RefusalKind, txn};
 
 use crate::module::{Module, TABLE, error, slot};
@@ -242,8 +242,8 @@ async fn a_task_fails_when_its_attempts_are_used_up_and_a_retry_brings_new_ones(
         let token = module.lock(task).await;
         let (table, record) = (module.table().await, module.task(task.0).await);
         assert_eq!(record.value.attempt, attempt);
-        let keys = &module.meta.keys;
-        let plan = txn::fail_task(keys, &table, &record, Some(token), error("store down"), txn::Retry::MayHelp);
+        let (keys, why) = (&module.meta.keys, error(&format!("store down {attempt}")));
+        let plan = txn::fail_task(keys, &table, &record, Some(token), why, txn::Retry::MayHelp);
         let plan = plan.expect("legal");
         let last = attempt == TaskRecord::ATTEMPTS;
         assert_eq!(plan.after.task.state, if last { TaskState::Failed } else { TaskState::Running });
@@ -263,7 +263,7 @@ async fn the_last_worker_of_a_task_may_die_without_a_word() {
     let mut module = Module::new().await;
     let task = module.submit(LoadMode::Full).await.expect("submitted");
     module.start(task).await;
-    for _ in 0..TaskRecord::ATTEMPTS {
+    for _ in 0..TaskRecord::CLAIMS {
         let token = module.lock(task).await;
         let table = module.table().await;
         let anybody = || {
@@ -641,19 +641,21 @@ async fn a_job_is_committed_by_one_attempt() {
     let mut module = Module::new().await;
     let task = module.submit(LoadMode::Full).await.expect("submitted");
     module.start(task).await;
-    let idle = module.task(task.0).await;
     let token = module.lock(task).await;
-    let (table, record) = (module.table().await, module.task(task.0).await);
+    let (table, unplanned) = (module.table().await, module.task(task.0).await);
+    module.freeze(task, token).await;
+    let record = module.task(task.0).await;
+    let plan = record.value.plan.clone().expect("frozen");
     let keys = module.meta.keys.clone();
-    let hold = txn::TaskHold { token, worker: "w", lease: module.lease };
-    for (record, hold) in [(&idle, hold), (&record, txn::TaskHold { token: Revision(token.0 - 1), ..hold })] {
-        let zombie = txn::claim_job(&keys, &table, record, "slice-0", None, hold).expect("planned");
-        assert_eq!(module.run(zombie).await, None, "a job is claimed under the task's lock and present record only");
+    let claimant = txn::Claimant { worker: "another", lease: module.lease };
+    for (record, plan) in [(&unplanned, plan.clone()), (&record, object("older"))] {
+        let refused = txn::claim_job(&keys, &table, record, &plan, "slice-0", None, claimant);
+        assert_eq!(refused, Err(Refusal::OtherPlan { table: TABLE.into(), task }), "only jobs of the plan are claimed");
     }
     let claim = |job: Option<&fkv_meta::Stamped<fkv_meta::record::JobRecord>>| {
-        txn::claim_job(&keys, &table, &record, "slice-0", job, hold)
+        txn::claim_job(&keys, &table, &record, &plan, "slice-0", job, claimant)
     };
-    let first = module.run(claim(None).expect("legal")).await.expect("claimed");
+    let first = module.run(claim(None).expect("legal")).await.expect("claimed, without the lock of the task");
     let job = async || module.meta.job(table.uid(), task, "slice-0").await.expect("read").expect("claimed once");
     assert_eq!(module.run(claim(Some(&job().await)).expect("planned")).await, None, "the lock is held");
     let release = txn::release_lock(&keys, &table, task, "slice-0", first);
@@ -667,16 +669,84 @@ async fn a_job_is_committed_by_one_attempt() {
     assert_eq!(job().await.value.state, JobState::Done { output: object("good") });
     assert_eq!(claim(Some(&job().await)), Err(Refusal::JobEnded("slice-0".into())));
     for bad in ["", "a/b", TASK_LOCK] {
-        let claimed = txn::claim_job(&keys, &table, &record, bad, None, hold);
+        let claimed = txn::claim_job(&keys, &table, &record, &plan, bad, None, claimant);
         assert!(matches!(claimed, Err(Refusal::Name(_))), "{bad}");
     }
-    // The task is cancelled: an open job can no longer be committed.
-    let other = txn::claim_job(&keys, &table, &record, "slice-1", None, hold).expect("legal");
+    // The task is cancelled: an open job can no longer be committed, failed or claimed.
+    let other = txn::claim_job(&keys, &table, &record, &plan, "slice-1", None, claimant).expect("legal");
     let token = module.run(other).await.expect("claimed");
     let open = module.meta.job(table.uid(), task, "slice-1").await.expect("read").expect("claimed");
     let late = txn::commit_job(&keys, &table, &record, "slice-1", &open, token, object("late")).expect("planned");
+    let word = txn::fail_job(&keys, &table, &record, ("slice-1", &open), token, error("late"), txn::Retry::MayHelp);
+    let third = txn::claim_job(&keys, &table, &record, &plan, "slice-2", None, claimant).expect("legal");
     module.change(|view| txn::cancel_task(view, TABLE, task, 9)).await;
     assert_eq!(module.run(late).await, None);
+    assert_eq!(module.run(word.expect("planned")).await, None, "a zombie leaves no word");
+    assert_eq!(module.run(third).await, None);
+    let cancelled = module.task(task.0).await;
+    let refused = txn::fail_job(&keys, &table, &cancelled, ("slice-1", &open), token, error("x"), txn::Retry::MayHelp);
+    assert!(matches!(refused, Err(Refusal::TaskIs { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_job_fails_by_its_errors_or_when_too_many_workers_were_lost_to_it() {
+    let mut module = Module::new().await;
+    let task = module.submit(LoadMode::Full).await.expect("submitted");
+    module.start(task).await;
+    let token = module.lock(task).await;
+    module.freeze(task, token).await;
+    let (table, keys) = (module.table().await, module.meta.keys.clone());
+    let uid = table.uid();
+    let claimant = txn::Claimant { worker: "w", lease: module.lease };
+    // Errors: on the job and on the task.
+    for attempt in 1..=TaskRecord::ATTEMPTS {
+        let record = module.task(task.0).await;
+        let plan = record.value.plan.clone().expect("frozen");
+        let before = module.meta.job(uid, task, "part-0").await.expect("read");
+        let claim = txn::claim_job(&keys, &table, &record, &plan, "part-0", before.as_ref(), claimant);
+        let token = module.run(claim.expect("legal")).await.expect("claimed");
+        let job = module.meta.job(uid, task, "part-0").await.expect("read").expect("claimed");
+        let why = error(&format!("store down {attempt}"));
+        let failed = txn::fail_job(&keys, &table, &record, ("part-0", &job), token, why, txn::Retry::MayHelp);
+        let failed = failed.expect("legal");
+        let last = attempt == TaskRecord::ATTEMPTS;
+        assert_eq!(failed.after.job.state, if last { JobState::Failed } else { JobState::Open });
+        assert_eq!(failed.after.task.errors, failed.after.job.errors);
+        assert!(module.run(failed).await.is_some());
+    }
+    let record = module.task(task.0).await;
+    assert_eq!(record.value.errors.len(), TaskRecord::ATTEMPTS as usize);
+    assert_eq!(record.value.state, TaskState::Running, "who holds the task fails it");
+    let plan = record.value.plan.clone().expect("frozen");
+    let job = module.meta.job(uid, task, "part-0").await.expect("read");
+    let spent = txn::claim_job(&keys, &table, &record, &plan, "part-0", job.as_ref(), claimant);
+    assert_eq!(spent, Err(Refusal::JobEnded("part-0".into())));
+    // An error that no other attempt would mend.
+    let claim = txn::claim_job(&keys, &table, &record, &plan, "part-1", None, claimant).expect("legal");
+    let token = module.run(claim).await.expect("claimed");
+    let job = module.meta.job(uid, task, "part-1").await.expect("read").expect("claimed");
+    let why = txn::fail_job(&keys, &table, &record, ("part-1", &job), token, error("bad"), txn::Retry::Pointless);
+    assert_eq!(why.expect("legal").after.job.state, JobState::Failed);
+    // Workers that go without a word.
+    for attempt in 1..=fkv_meta::record::JobRecord::CLAIMS {
+        let before = module.meta.job(uid, task, "part-2").await.expect("read");
+        let claim = txn::claim_job(&keys, &table, &record, &plan, "part-2", before.as_ref(), claimant);
+        let claim = claim.expect("legal");
+        assert_eq!(claim.after.attempt, attempt);
+        let token = module.run(claim).await.expect("claimed");
+        let release = txn::release_lock(&keys, &table, task, "part-2", token);
+        module.meta.run(release).await.expect("a transaction");
+    }
+    let job = module.meta.job(uid, task, "part-2").await.expect("read");
+    let spent = txn::claim_job(&keys, &table, &record, &plan, "part-2", job.as_ref(), claimant);
+    assert!(matches!(spent, Err(Refusal::OutOfAttempts { .. })), "{spent:?}");
+    // The view has the jobs of the task while it runs.
+    let names = |view: &fkv_meta::View| view.jobs(uid, task).map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+    let view = module.meta.view().await.expect("read");
+    assert_eq!(names(&view), ["part-0", "part-1", "part-2"]);
+    assert_eq!(view.job(uid, task, "part-0").map(|job| job.value.state.clone()), Some(JobState::Failed));
+    module.change(|view| txn::cancel_task(view, TABLE, task, 9)).await;
+    assert!(names(&module.meta.view().await.expect("read")).is_empty());
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use fkv_formats::schema::{F16Overflow, KeyType, Schema, Storage, TableKind, Valu
 use fkv_meta::embedded::EmbeddedStore;
 use fkv_meta::key::{Keys, TASK_LOCK};
 use fkv_meta::record::{
-    Assignment, BuildStats, Duplicates, FormKind, FormRef, Held, InputFormat, LoadMode, LoadSpec, NullPolicy,
-    ObjectRef, Report, RetainOld, SectState, SlotClaim, TablePhase, TableRecord, TaskError, TaskRecord, TaskState,
+    Assignment, BuildStats, Duplicates, FormKind, FormRef, Held, InputFormat, JobRecord, LoadMode, LoadSpec,
+    NullPolicy, ObjectRef, Report, RetainOld, SectState, SlotClaim, TablePhase, TableRecord, TaskError, TaskRecord,
+    TaskState,
 };
 use fkv_meta::state::{NextTask, next_task};
 use fkv_meta::store::{LeaseId, MetaStore, Revision, TxnOutcome};
@@ -213,7 +214,7 @@ impl World {
             self.drive(&view, name, now).await;
             return Some(view);
         }
-        match self.random.below(64) {
+        match self.random.below(68) {
             0 => drop(self.settle("retry task", txn::retry_task(&view, name, failed.unwrap_or(TaskId(9)), now)).await),
             1 if self.chance(8) => {
                 let plan = txn::drop_table(&view, name, expected, now);
@@ -454,18 +455,21 @@ impl World {
             }
             (2, Some(job)) => {
                 let error = TaskError { at_ms: now, attempt: 1, worker: WORKER.into(), message: "no".into() };
-                let outcome = self.settle("fail job", txn::fail_job(&keys, table, task, JOB, job, token, error)).await;
+                let retry = if self.chance(4) { txn::Retry::Pointless } else { txn::Retry::MayHelp };
+                let plan = txn::fail_job(&keys, table, task, (JOB, job), token, error, retry);
+                let outcome = self.settle("fail job", plan).await;
                 self.fenced(&present, lock, token, outcome);
             }
             _ => {
-                let task_lock = (table.uid(), task.value.task, TASK_LOCK);
-                let token = self.token(task_lock);
-                let hold = txn::TaskHold { token, worker: WORKER, lease: self.lease };
-                let plan = txn::claim_job(&keys, table, task, JOB, record.as_ref(), hold);
-                let outcome = self.settle("claim job", plan).await;
-                self.fenced(&present, task_lock, token, outcome.as_ref());
-                if let Some((revision, job)) = outcome {
-                    assert!(job.attempt <= TaskRecord::ATTEMPTS);
+                let claimant = txn::Claimant { worker: WORKER, lease: self.lease };
+                let plan = object(if self.chance(8) { "older plan" } else { "plan" });
+                let planned = txn::claim_job(&keys, table, task, &plan, JOB, record.as_ref(), claimant);
+                if let Some((revision, job)) = self.settle("claim job", planned).await {
+                    let (uid, task) = (lock.0, lock.1);
+                    assert!(present.lock(uid, task, JOB).is_none(), "a job that somebody works on");
+                    let running = present.task(uid, task).map(|task| (task.value.state, task.value.plan.clone()));
+                    assert_eq!(running, Some((TaskState::Running, Some(plan))), "a job of what is planned now");
+                    assert!(job.attempt <= JobRecord::CLAIMS);
                     self.tokens.entry(lock).or_default().push(revision);
                 }
             }

@@ -61,6 +61,11 @@ impl<W: Write> BlockWriter<W> {
         Self { out, spec, origin, part, blocks: 0, open, unit, image: Vec::new() }
     }
 
+    /// What is written to.
+    pub(in crate::table) const fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Adds a record, which has been checked, to the unit.
     pub(in crate::table) fn push(&mut self, record: &RecordRef<'_>, value: &[u8]) -> Result<(), BuildError> {
         // A unit is closed before it outgrows a run, so that its length fits 4 bytes.

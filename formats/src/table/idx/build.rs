@@ -64,6 +64,11 @@ impl<W: Write> IdxBuilder<W> {
         self.blocks.push(&record, value)
     }
 
+    /// What is written to; a buffer may be drained at any time.
+    pub const fn get_mut(&mut self) -> &mut W {
+        self.blocks.get_mut()
+    }
+
     fn close_unit(&mut self) -> Result<(), BuildError> {
         let Some((h, count)) = self.unit.take() else { return Ok(()) };
         let BlockRead { first, blocks } = self.blocks.close_unit()?;

@@ -106,6 +106,11 @@ impl<W: Write> MemBuilder<W> {
         Ok(())
     }
 
+    /// What is written to; a buffer may be drained at any time.
+    pub const fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     fn put_expiry(&mut self, expiry: u32) {
         if self.geometry.spec.ttl {
             self.scratch.extend_from_slice(&expiry.to_le_bytes());
