@@ -84,7 +84,7 @@ impl AttemptError {
     pub(crate) fn retry(&self) -> Option<Retry> {
         let may_help = match self {
             Self::Lost(_) => return None,
-            Self::Resolve(ResolveError::Refused(_)) => false,
+            Self::Resolve(ResolveError::Refused(_) | ResolveError::Unfinished { .. }) => false,
             Self::Resolve(ResolveError::Store(error)) | Self::Input(InputError::Store(error)) => {
                 matches!(error, StoreError::Unavailable { .. } | StoreError::Other { .. })
             }

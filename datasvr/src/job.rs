@@ -82,9 +82,13 @@ impl JobContext<'_> {
 }
 
 /// What slices of a plan consist of.
-pub(crate) fn slice_spec(plan: &Plan, duplicates: Duplicates) -> SliceSpec {
-    // Only where two rows of one key are an error has anybody to know which rows they were.
-    SliceSpec { schema: plan.schema.clone(), tombstones: false, places: duplicates == Duplicates::Error }
+pub(crate) fn slice_spec(plan: &Plan, spec: &LoadSpec) -> SliceSpec {
+    SliceSpec {
+        schema: plan.schema.clone(),
+        tombstones: spec.delete_column.is_some(),
+        // Only where two rows of one key are an error has anybody to know which rows they were.
+        places: spec.duplicates == Duplicates::Error,
+    }
 }
 
 /// Which slice of a plan an object is.

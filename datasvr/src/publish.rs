@@ -71,14 +71,25 @@ async fn read_back(store: &Store, plan: &Plan, pack: &PackRef) -> Result<PackSum
 }
 
 fn add(sum: &mut BuildStats, more: &BuildStats) {
-    let BuildStats { rows_read, records, duplicates, nulls, bad_rows, expired, saturated, bytes_read, bytes_written } =
-        more;
+    let BuildStats {
+        rows_read,
+        records,
+        duplicates,
+        nulls,
+        bad_rows,
+        expired,
+        deleted,
+        saturated,
+        bytes_read,
+        bytes_written,
+    } = more;
     sum.rows_read += rows_read;
     sum.records += records;
     sum.duplicates += duplicates;
     sum.nulls += nulls;
     sum.bad_rows += bad_rows;
     sum.expired += expired;
+    sum.deleted += deleted;
     sum.saturated += saturated;
     sum.bytes_read += bytes_read;
     sum.bytes_written += bytes_written;

@@ -22,6 +22,8 @@ fn spec(case: &Case, dir: &Path) -> LoadSpec {
         nulls: case.nulls.clone(),
         duplicates: case.duplicates.clone(),
         max_bad_rows: case.max_bad_rows,
+        require_success: false,
+        delete_column: String::new(),
     }
 }
 

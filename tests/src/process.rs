@@ -94,13 +94,39 @@ impl Server {
         self.child.wait().expect("our own child can be waited for");
     }
 
+    /// Stops it in its tracks (`SIGSTOP`) until it is [resumed](Self::resume).
+    pub fn pause(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("our own child can be signalled");
+    }
+
+    /// Lets it go on where it stood.
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("our own child can be signalled");
+    }
+
+    /// The most memory it has held at once, in bytes, with the code and the files that are mapped into it.
+    ///
+    /// # Panics
+    /// The system does not tell.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "asks the system about a real process")]
+    pub fn memory_peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak of resident memory");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("kilobytes");
+        kib * 1024
+    }
+
+    fn pid(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a process id")
+    }
+
     /// Asks it to stop (`SIGTERM`) and waits.
     ///
     /// # Panics
     /// It does not stop; the message has the end of its log.
     pub async fn stop(&mut self, env: &Env) -> ExitStatus {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-        kill_process(pid, Signal::TERM).expect("our own child can be signalled");
+        kill_process(self.pid(), Signal::TERM).expect("our own child can be signalled");
         let deadline = env.clock.monotonic() + crate::wait::PATIENCE;
         loop {
             if let Some(status) = self.exited() {

@@ -1,6 +1,7 @@
-//! Input files of modelled tables: Parquet with columns `key`, `value` and, where records expire, `until`.
+//! Input files of modelled tables, with columns `key`, `value` and, where records expire, `until`.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,4 +36,20 @@ pub fn write_parquet(model: &Model, version: Version, path: &Path) -> u64 {
     writer.write(&batch).expect("the rows can be written");
     writer.close().expect("the file can be finished");
     rows.len() as u64
+}
+
+/// Writes the rows of `version` with these indices to `path` as CSV, creating directories. The values are integers.
+///
+/// # Panics
+/// The file cannot be written, or the model has other values.
+#[allow(clippy::disallowed_methods, reason = "writes the input of a test, as a user's job would")]
+pub fn write_csv(model: &Model, version: Version, indices: Range<u64>, path: &Path) {
+    assert!(model.shape == Shape::I64 && model.expiring_around.is_none(), "{model:?}");
+    std::fs::create_dir_all(path.parent().expect("an input lies in a directory")).expect("the directory can be made");
+    let mut text = "key,value\n".to_owned();
+    for (key, row) in indices.filter_map(|i| Some((model.key(i), model.row(version, i)?))) {
+        let value = i64::from_le_bytes(row.value.as_slice().try_into().expect("eight bytes"));
+        text += &format!("{key},{value}\n");
+    }
+    std::fs::write(path, text).expect("the input can be written");
 }

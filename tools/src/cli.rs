@@ -244,6 +244,9 @@ pub(crate) struct SubmitArgs {
     /// The column of expiry times, in Unix seconds.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) expiry: Option<String>,
+    /// The column of booleans that says which rows delete their key.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) delete: Option<String>,
     /// What a null value means: no record (skip) or a zero in its place.
     #[arg(long = "null", value_enum, default_value_t)]
     pub(crate) nulls: NullPolicy,
@@ -253,6 +256,9 @@ pub(crate) struct SubmitArgs {
     /// How many bad rows the task tolerates.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_bad_rows: u64,
+    /// Refuse the input unless a _SUCCESS file says that each of its folders is complete.
+    #[arg(long)]
+    pub(crate) require_success: bool,
     /// Makes submitting idempotent: the same id with the same request gives the same task [default: a new one].
     #[arg(long, value_name = "ID")]
     pub(crate) submit_id: Option<String>,

@@ -63,8 +63,8 @@ async fn build_all(job: &JobContext<'_>, load: &Arc<Load>, files: &[InputFile]) 
         let per_part = (held / u64::from(PART_COUNT)).max(1);
         let (cores, bytes) = (job.env.cpu.parallelism() as u64, BATCH_BYTES.min(job.budget.limit() / 16));
         let batch = u16::try_from((bytes / per_part).clamp(cores, 256)).unwrap_or(256);
-        let (key_type, ttl) = (job.plan.schema.key, job.plan.schema.ttl);
-        let source = Arc::new(RunSource { runs: mapped.runs, key_type, ttl });
+        let (key_type, may_go) = (job.plan.schema.key, job.plan.schema.ttl || job.spec.delete_column.is_some());
+        let source = Arc::new(RunSource { runs: mapped.runs, key_type, may_go });
         let mut first = 0;
         while first < PART_COUNT {
             let end = PART_COUNT.min(first.saturating_add(batch));
@@ -77,7 +77,7 @@ async fn build_all(job: &JobContext<'_>, load: &Arc<Load>, files: &[InputFile]) 
         let slices = Slices::open(job, &[(0, &mapped.slices)]).await?;
         reduce(job, &Arc::new(slices), 0..PART_COUNT, &mut packing).await?;
     }
-    let Built { packs, records, duplicates, expired, clash } = packing.finish().await?;
+    let Built { packs, records, duplicates, expired, deleted, clash } = packing.finish().await?;
     if let Some(clash) = clash {
         let (first, second) = (mapped.places.locate(clash.first.row), mapped.places.locate(clash.second.row));
         return Err(InputError::DuplicateKey { key: clash.key, first, second }.into());
@@ -89,6 +89,7 @@ async fn build_all(job: &JobContext<'_>, load: &Arc<Load>, files: &[InputFile]) 
         nulls: mapped.decoded.nulls,
         bad_rows: load.bad.count(),
         expired,
+        deleted,
         saturated: mapped.decoded.saturated,
         bytes_read,
         bytes_written: packs.iter().map(|pack| pack.len).sum(),
@@ -101,14 +102,14 @@ async fn build_all(job: &JobContext<'_>, load: &Arc<Load>, files: &[InputFile]) 
 struct RunSource {
     runs: Vec<Run>,
     key_type: KeyType,
-    ttl: bool,
+    may_go: bool,
 }
 
 impl Source for RunSource {
     type Rows<'a> = RunRows<'a>;
 
     fn part(&self, part: u16, duplicates: Duplicates) -> Result<Winners<RunRows<'_>>, AttemptError> {
-        let (rows, entries) = RunRows::gather(&self.runs, part, self.key_type, self.ttl);
+        let (rows, entries) = RunRows::gather(&self.runs, part, self.key_type, self.may_go);
         Ok(Winners::of(rows, entries, duplicates))
     }
 }

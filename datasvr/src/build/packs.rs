@@ -67,6 +67,7 @@ pub(crate) struct Built {
     pub(crate) records: u64,
     pub(crate) duplicates: u64,
     pub(crate) expired: u64,
+    pub(crate) deleted: u64,
     /// Set if duplicates are an error and there were some; the packs are then incomplete.
     pub(crate) clash: Option<Clash>,
 }
@@ -77,6 +78,7 @@ impl Built {
         self.records += winners.len();
         self.duplicates += winners.duplicates;
         self.expired += winners.expired;
+        self.deleted += winners.deleted;
         if let Some(clash) = &winners.clash {
             self.clash = Some(self.clash.take().map_or_else(|| clash.clone(), |earlier| earlier.min(clash.clone())));
         }
@@ -209,6 +211,7 @@ impl<'a> Packing<'a> {
         built.records += counts.records;
         built.duplicates += counts.duplicates;
         built.expired += counts.expired;
+        built.deleted += counts.deleted;
         built.clash = built.clash.take().into_iter().chain(counts.clash.clone()).min();
     }
 
@@ -251,6 +254,7 @@ impl Packer {
             self.built.records += outcome.counts.records;
             self.built.duplicates += outcome.counts.duplicates;
             self.built.expired += outcome.counts.expired;
+            self.built.deleted += outcome.counts.deleted;
             self.built.clash = self.built.clash.take().into_iter().chain(outcome.counts.clash).min();
             if let Some(image) = outcome.image {
                 bytes += image.data.len() as u64;

@@ -58,6 +58,8 @@ pub(crate) struct Winners<R> {
     pub(crate) duplicates: u64,
     /// Records left out because they had expired.
     pub(crate) expired: u64,
+    /// Keys left out because the row that won deletes them.
+    pub(crate) deleted: u64,
     /// Where duplicates are an error: the places of the two rows that come first in the input.
     pub(crate) clash: Option<Clash>,
 }
@@ -67,7 +69,7 @@ impl<R: PartRows> Winners<R> {
     /// precedence comes later in the input.
     pub(crate) fn of(rows: R, mut entries: Vec<u128>, duplicates: Duplicates) -> Self {
         sort(&mut entries);
-        let mut found = Self { rows, entries: Vec::new(), duplicates: 0, expired: 0, clash: None };
+        let mut found = Self { rows, entries: Vec::new(), duplicates: 0, expired: 0, deleted: 0, clash: None };
         let (mut kept, mut start) = (0, 0);
         while start < entries.len() {
             let h = hash(entries[start]);
@@ -126,11 +128,12 @@ impl<R: PartRows> Winners<R> {
         if !self.rows.may_go() {
             return;
         }
-        let (rows, expired) = (&self.rows, &mut self.expired);
+        let (rows, expired, deleted) = (&self.rows, &mut self.expired, &mut self.deleted);
         self.entries.retain(|entry| {
             let record = rows.record(ordinal(*entry));
             let has_expired = record.is_expired(as_of);
             *expired += u64::from(has_expired);
+            *deleted += u64::from(record.value.is_none());
             !has_expired && record.value.is_some()
         });
     }
@@ -161,14 +164,14 @@ impl<R: PartRows> Winners<R> {
 pub(crate) struct RunRows<'a> {
     runs: &'a [Run],
     key_type: KeyType,
-    has_expiry: bool,
+    may_go: bool,
     /// Run and row of each ordinal.
     sources: Vec<(u32, u32)>,
 }
 
 impl<'a> RunRows<'a> {
-    /// The rows of `part` in `runs`, with their entries.
-    pub(crate) fn gather(runs: &'a [Run], part: u16, key_type: KeyType, has_expiry: bool) -> (Self, Vec<u128>) {
+    /// The rows of `part` in `runs`, with their entries; `may_go` says whether they may expire or be tombstones.
+    pub(crate) fn gather(runs: &'a [Run], part: u16, key_type: KeyType, may_go: bool) -> (Self, Vec<u128>) {
         let rows: usize = runs.iter().map(|run| run.part(part).len()).sum();
         let mut sources: Vec<(u32, u32)> = Vec::with_capacity(rows);
         let mut entries = Vec::with_capacity(rows);
@@ -178,7 +181,7 @@ impl<'a> RunRows<'a> {
                 sources.push((as_u32(number), as_u32(row)));
             }
         }
-        (Self { runs, key_type, has_expiry, sources }, entries)
+        (Self { runs, key_type, may_go, sources }, entries)
     }
 
     /// A row as a record, for as long as the runs last.
@@ -201,7 +204,7 @@ impl PartRows for RunRows<'_> {
     }
 
     fn may_go(&self) -> bool {
-        self.has_expiry
+        self.may_go
     }
 
     #[inline]
@@ -244,7 +247,7 @@ mod tests {
         slices
             .iter()
             .map(|slice| {
-                let mut rows = Rows::new(RowShape { key: KeyType::U64, width: Some(1), ttl: true });
+                let mut rows = Rows::new(RowShape { key: KeyType::U64, width: Some(1), ttl: true, deletes: false });
                 for (key, value, expiry) in *slice {
                     let KeyColumn::U64(keys) = &mut rows.keys else { panic!("u64 keys") };
                     keys.push(*key);

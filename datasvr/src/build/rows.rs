@@ -11,13 +11,15 @@ pub(crate) struct RowShape {
     pub(crate) width: Option<usize>,
     /// Whether rows carry an expiry time.
     pub(crate) ttl: bool,
+    /// Whether rows may delete their key.
+    pub(crate) deletes: bool,
 }
 
 impl RowShape {
-    /// The shape of a table's rows.
+    /// The shape of a table's rows, in a load in which they may delete keys or not.
     #[must_use]
-    pub(crate) const fn of(schema: &Schema) -> Self {
-        Self { key: schema.key, width: schema.stored_width(), ttl: schema.ttl }
+    pub(crate) const fn of(schema: &Schema, deletes: bool) -> Self {
+        Self { key: schema.key, width: schema.stored_width(), ttl: schema.ttl, deletes }
     }
 
     /// The least memory a row takes while it waits to be built.
@@ -25,10 +27,10 @@ impl RowShape {
     pub(crate) fn row_bytes_min(&self) -> u64 {
         // A u64 key follows from its hash.
         let key = if self.has_varying_keys() { 4 } else { 0 };
-        let expiry = if self.ttl { 4 } else { 0 };
+        let (expiry, deletes) = (if self.ttl { 4 } else { 0 }, u64::from(self.deletes));
         let value = self.width.unwrap_or(4);
         // With its place in the input and the hash of its key.
-        4 + 8 + key + expiry + u64::try_from(value).unwrap_or(u64::MAX)
+        4 + 8 + key + expiry + deletes + u64::try_from(value).unwrap_or(u64::MAX)
     }
 
     /// The least that a record of such a row takes in a slice or a part, about.
@@ -194,6 +196,8 @@ pub(crate) struct Rows {
     pub(crate) values: ValueColumn,
     /// Expiry times, 0 for never; empty if the table has none.
     pub(crate) expiry: Vec<u32>,
+    /// Which rows delete their key, whatever value stands for them here; empty if none can.
+    pub(crate) deletes: Vec<bool>,
 }
 
 impl Rows {
@@ -206,7 +210,7 @@ impl Rows {
     #[must_use]
     pub(crate) fn new(shape: RowShape) -> Self {
         let (keys, values) = (KeyColumn::new(shape.key), ValueColumn::new(shape.width));
-        Self { shape, index: Vec::new(), keys, values, expiry: Vec::new() }
+        Self { shape, index: Vec::new(), keys, values, expiry: Vec::new(), deletes: Vec::new() }
     }
 
     /// How many.
@@ -230,13 +234,15 @@ impl Rows {
     /// Bytes of memory held.
     #[must_use]
     pub(crate) fn bytes(&self) -> usize {
-        (self.index.capacity() + self.expiry.capacity()) * 4 + self.keys.bytes() + self.values.bytes()
+        let words = self.index.capacity() + self.expiry.capacity();
+        words * 4 + self.deletes.capacity() + self.keys.bytes() + self.values.bytes()
     }
 
     /// Forgets the rows and keeps the memory for more.
     pub(crate) fn clear(&mut self) {
         self.index.clear();
         self.expiry.clear();
+        self.deletes.clear();
         self.keys.clear();
         self.values.clear();
     }

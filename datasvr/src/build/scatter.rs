@@ -28,6 +28,8 @@ pub(crate) struct Run {
     values: ValueColumn,
     /// Expiry times, 0 for never; empty if the table has none.
     expiry: Vec<u32>,
+    /// Which rows delete their key; empty if none can.
+    deletes: Vec<bool>,
     /// Part `p` has the rows `offsets[p]..offsets[p + 1]`.
     offsets: Vec<u32>,
 }
@@ -66,8 +68,9 @@ impl Run {
             ValueColumn::Bytes(values) => ValueColumn::Bytes(permute_bytes(values, &targets)),
         };
         let expiry = if rows.expiry.is_empty() { Vec::new() } else { permute(&rows.expiry, &targets) };
+        let deletes = if rows.deletes.is_empty() { Vec::new() } else { permute(&rows.deletes, &targets) };
         let (hashes, places) = (permute(&hashes, &targets), permute(&rows.index, &targets));
-        Self { hashes, keys, places, values, expiry, offsets }
+        Self { hashes, keys, places, values, expiry, deletes, offsets }
     }
 
     /// How many rows there are.
@@ -114,12 +117,15 @@ impl Run {
         }
     }
 
-    /// A row as a record.
+    /// A row as a record; a tombstone if it deletes its key.
     #[inline]
     #[must_use]
     pub(crate) fn record(&self, row: usize) -> RecordRef<'_> {
-        let value = Some(self.values.get(row));
-        RecordRef { h: self.hashes[row], key: self.key(row), expiry: self.expiry(row), value }
+        let (h, key) = (self.hashes[row], self.key(row));
+        if self.deletes.get(row) == Some(&true) {
+            return RecordRef { h, key, expiry: 0, value: None };
+        }
+        RecordRef { h, key, expiry: self.expiry(row), value: Some(self.values.get(row)) }
     }
 
     /// Bytes of memory held.
@@ -127,7 +133,7 @@ impl Run {
     pub(crate) fn bytes(&self) -> usize {
         let keys = self.keys.as_ref().map_or(0, ByteColumn::bytes);
         let words = self.places.capacity() + self.expiry.capacity() + self.offsets.capacity();
-        self.hashes.capacity() * 8 + words * 4 + keys + self.values.bytes()
+        self.hashes.capacity() * 8 + words * 4 + self.deletes.capacity() + keys + self.values.bytes()
     }
 }
 
@@ -188,7 +194,7 @@ mod tests {
     #[test]
     fn every_row_lands_in_its_part_in_input_order() {
         for key in [KeyType::U64, KeyType::Bytes] {
-            let mut rows = Rows::new(RowShape { key, width: Some(8), ttl: false });
+            let mut rows = Rows::new(RowShape { key, width: Some(8), ttl: false, deletes: false });
             for n in 0..20_000u64 {
                 match &mut rows.keys {
                     KeyColumn::U64(keys) => keys.push(n / 2),
@@ -227,7 +233,7 @@ mod tests {
     fn every_column_moves_together() {
         for width in [None, Some(2), Some(4), Some(5), Some(8), Some(16), Some(32), Some(64)] {
             for key in [KeyType::U64, KeyType::Bytes] {
-                let mut rows = Rows::new(RowShape { key, width, ttl: true });
+                let mut rows = Rows::new(RowShape { key, width, ttl: true, deletes: false });
                 let value = |n: u32| vec![n as u8; width.unwrap_or(n as usize)];
                 for n in 0..50u32 {
                     rows.index.push(1000 + n);

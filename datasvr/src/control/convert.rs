@@ -102,6 +102,8 @@ fn spec(spec: &LoadSpec) -> rpc::LoadSpec {
             Duplicates::Error => "error".to_owned(),
         },
         max_bad_rows: spec.max_bad_rows,
+        require_success: spec.require_success,
+        delete_column: spec.delete_column.clone().unwrap_or_default(),
     }
 }
 
@@ -143,9 +145,11 @@ pub(super) fn load_spec(message: rpc::LoadSpec) -> Result<LoadSpec, Status> {
         key_column: message.key_column,
         value_columns: message.value_columns,
         expiry_column: (!message.expiry_column.is_empty()).then_some(message.expiry_column),
+        delete_column: (!message.delete_column.is_empty()).then_some(message.delete_column),
         nulls,
         duplicates,
         max_bad_rows: message.max_bad_rows,
+        require_success: message.require_success,
     })
 }
 
@@ -172,6 +176,7 @@ pub(super) fn task(uid: TableUid, task: &TaskRecord, progress: Option<&Progress>
             saturated: stats.saturated,
             bytes_read: stats.bytes_read,
             bytes_written: stats.bytes_written,
+            deleted: stats.deleted,
         }),
         errors: task
             .errors
@@ -191,6 +196,9 @@ pub(super) fn task(uid: TableUid, task: &TaskRecord, progress: Option<&Progress>
             bytes_total: progress.bytes_total,
             stage_since_unix_ms: progress.stage_since_ms,
             waiting_for: if task.state.is_terminal() { String::new() } else { progress.waiting_for.clone() },
+            jobs_done: progress.jobs_done,
+            jobs_running: progress.jobs_running,
+            jobs_total: progress.jobs_total,
         }),
     }
 }

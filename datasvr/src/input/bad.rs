@@ -67,6 +67,11 @@ pub(crate) enum Reason {
         /// The text.
         text: String,
     },
+    /// Text where true or false should be.
+    NotFlag {
+        /// The text.
+        text: String,
+    },
     /// Text that is no UTF-8.
     NotUtf8,
     /// A row with more or fewer fields than the header.
@@ -112,6 +117,7 @@ impl fmt::Display for Reason {
             }
             Self::NotInteger { text } => write!(f, "`{text}` is not an integer"),
             Self::NotNumber { text } => write!(f, "`{text}` is not a number"),
+            Self::NotFlag { text } => write!(f, "`{text}` is neither true nor false"),
             Self::NotUtf8 => f.write_str("the text is not valid UTF-8"),
             Self::FieldCount { found, expected } => {
                 let fields = if *found == 1 { "field" } else { "fields" };

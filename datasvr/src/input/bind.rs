@@ -9,6 +9,7 @@
 //! | value `f32`, `f16` | integers and floats; lists of them with one element |
 //! | value `f32[d]`, `f16[d]` | one list column of integers or floats, or d numeric columns |
 //! | expiry | int8 … int64, uint8 … uint64 |
+//! | delete | bool |
 
 use arrow_schema::{DataType, Schema as ArrowSchema, TimeUnit};
 use fkv_formats::schema::{KeyType, Schema, ValueType};
@@ -27,6 +28,8 @@ pub(crate) struct Binding {
     pub(crate) values: Vec<usize>,
     /// Place of the expiry column among `roots`.
     pub(crate) expiry: Option<usize>,
+    /// Place of the delete column among `roots`.
+    pub(crate) deletes: Option<usize>,
 }
 
 const INTEGERS: &str = "int8, int16, int32, int64, uint8, uint16, uint32 or uint64";
@@ -77,13 +80,21 @@ pub(crate) fn bind(file: &str, columns: &ArrowSchema, spec: &LoadSpec, table: &S
         }
         expiry = Some(at);
     }
-    let mut roots: Vec<usize> = values.iter().copied().chain([key]).chain(expiry).collect();
+    let mut deletes = None;
+    if let Some(name) = &spec.delete_column {
+        let at = find(file, columns, name)?;
+        if *columns.field(at).data_type() != DataType::Boolean {
+            return Err(wrong("delete", at, "a load in which rows delete keys".into(), "bool"));
+        }
+        deletes = Some(at);
+    }
+    let mut roots: Vec<usize> = values.iter().copied().chain([key]).chain(expiry).chain(deletes).collect();
     roots.sort_unstable();
     roots.dedup();
     let place = |at: usize| roots.partition_point(|root| *root < at);
-    let (key, expiry) = (place(key), expiry.map(place));
+    let (key, expiry, deletes) = (place(key), expiry.map(place), deletes.map(place));
     let values = values.into_iter().map(place).collect();
-    Ok(Binding { roots, key, values, expiry })
+    Ok(Binding { roots, key, values, expiry, deletes })
 }
 
 fn find(file: &str, columns: &ArrowSchema, name: &str) -> Result<usize, InputError> {
@@ -196,9 +207,11 @@ mod tests {
             key_column: key.into(),
             value_columns: values.iter().map(|name| (*name).into()).collect(),
             expiry_column: expiry.map(Into::into),
+            delete_column: None,
             nulls: NullPolicy::Skip,
             duplicates: Duplicates::Last,
             max_bad_rows: 0,
+            require_success: false,
         }
     }
 
@@ -213,6 +226,7 @@ mod tests {
             Field::new("name", DataType::Utf8, true),
             Field::new("twice", DataType::Utf8, true),
             Field::new("twice", DataType::Utf8, true),
+            Field::new("gone", DataType::Boolean, true),
         ])
     }
 
@@ -220,9 +234,12 @@ mod tests {
     fn columns_are_found_by_name_in_any_order() {
         let table = table(KeyType::U64, ValueType::F32(2));
         let bound = bind("f", &columns(), &spec("id", &["v", "until"], Some("until")), &table).expect("binds");
-        assert_eq!(bound, Binding { roots: vec![0, 1, 2], key: 2, values: vec![0, 1], expiry: Some(1) });
+        assert_eq!(bound, Binding { roots: vec![0, 1, 2], key: 2, values: vec![0, 1], expiry: Some(1), deletes: None });
         let bound = bind("f", &columns(), &spec("id", &["emb"], None), &table).expect("binds");
-        assert_eq!(bound, Binding { roots: vec![2, 3], key: 0, values: vec![1], expiry: None });
+        assert_eq!(bound, Binding { roots: vec![2, 3], key: 0, values: vec![1], expiry: None, deletes: None });
+        let deletes = LoadSpec { delete_column: Some("gone".into()), ..spec("id", &["emb"], None) };
+        let bound = bind("f", &columns(), &deletes, &table).expect("binds");
+        assert_eq!(bound.roots[bound.deletes.expect("a place")], 8);
     }
 
     #[test]
@@ -234,7 +251,7 @@ mod tests {
         assert_eq!(
             error(&spec("uid", &["v"], None), &numbers),
             "s3://b/f.parquet: there is no column `uid`; the columns are `v`, `until`, `id`, `emb`, `at`, `name`, \
-             `twice`, `twice`"
+             `twice`, `twice`, `gone`"
         );
         assert_eq!(
             error(&spec("name", &["v"], None), &numbers),
@@ -243,6 +260,8 @@ mod tests {
         );
         assert!(error(&spec("id", &["at"], None), &numbers).contains("value column `at` has type timestamp[ms]"));
         assert!(error(&spec("id", &["v"], Some("at")), &numbers).contains("expiry column `at`"));
+        let deletes = LoadSpec { delete_column: Some("until".into()), ..spec("id", &["v"], None) };
+        assert!(error(&deletes, &numbers).contains("delete column `until` has type int64"));
         assert!(error(&spec("id", &["twice"], None), &numbers).contains("2 columns named `twice`"));
         let vectors = table(KeyType::Bytes, ValueType::F16(3));
         assert!(error(&spec("id", &["emb"], None), &vectors).contains("key column `id` has type int32"));

@@ -26,7 +26,7 @@ use super::chunks::Chunks;
 use super::error::InputError;
 use super::floats::{Vector, Vectors};
 use super::footer::Footer;
-use crate::build::rows::{ByteColumn, KeyColumn, Rows, ValueColumn};
+use crate::build::rows::{ByteColumn, KeyColumn, RowShape, Rows, ValueColumn};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS_MAX: u64 = 8192;
@@ -42,6 +42,14 @@ pub(crate) struct Load {
     pub(crate) schema: Schema,
     /// Where bad rows are noted.
     pub(crate) bad: BadRows,
+}
+
+impl Load {
+    /// What a row consists of.
+    #[must_use]
+    pub(crate) const fn shape(&self) -> RowShape {
+        RowShape::of(&self.schema, self.spec.delete_column.is_some())
+    }
 }
 
 /// A row group to decode, in memory.
@@ -88,8 +96,17 @@ impl Decoded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Keep,
+    /// It deletes its key; whatever else it has does not matter.
+    Delete,
     Null,
     Bad,
+}
+
+impl Fate {
+    /// Whether the row becomes a row of the table's.
+    const fn is_kept(self) -> bool {
+        matches!(self, Self::Keep | Self::Delete)
+    }
 }
 
 /// Decodes a row group into `rows`, calling `after_batch` with the batch's row count after each batch, which may seal and
@@ -190,6 +207,9 @@ impl<'a> Batches<'a> {
         self.fates.resize(count, Fate::Keep);
         let key = columns.get(binding.key).ok_or_else(|| self.unexpected("the key"))?;
         self.judge_keys(key, first)?;
+        if let Some(at) = binding.deletes {
+            self.judge_deletes(columns.get(at).ok_or_else(|| self.unexpected("deletes"))?)?;
+        }
         let values: Vec<&ArrayRef> = binding.values.iter().filter_map(|at| columns.get(*at)).collect();
         self.judge_values(&values, first, decoded)?;
         let expiry = match binding.expiry {
@@ -200,7 +220,7 @@ impl<'a> Batches<'a> {
         decoded.nulls += nulls as u64;
 
         let base = self.group.first_index.wrapping_add(u32::try_from(first).unwrap_or(u32::MAX));
-        let all = self.fates.iter().all(|fate| *fate == Fate::Keep);
+        let all = self.fates.iter().all(|fate| fate.is_kept());
         let kept = Kept { fates: &self.fates, all };
         kept.extend(&mut rows.index, (0..count).map(|at| base.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX))));
         match &mut rows.keys {
@@ -230,6 +250,9 @@ impl<'a> Batches<'a> {
                 None => kept.extend(&mut rows.expiry, std::iter::repeat_n(0, count)),
             }
         }
+        if rows.shape.deletes {
+            kept.extend(&mut rows.deletes, self.fates.iter().map(|fate| *fate == Fate::Delete));
+        }
         Ok(())
     }
 
@@ -248,6 +271,17 @@ impl<'a> Batches<'a> {
                 if len > KEY_BYTES_MAX && self.fates[at] == Fate::Keep {
                     self.bad(at, first, &self.load.spec.key_column, Reason::KeyTooLong { len, max: KEY_BYTES_MAX });
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the rows that delete their key. Null is false.
+    fn judge_deletes(&mut self, column: &ArrayRef) -> Result<(), InputError> {
+        let flags = column.as_boolean_opt().ok_or_else(|| self.unexpected("deletes"))?;
+        for (at, fate) in self.fates.iter_mut().enumerate() {
+            if *fate == Fate::Keep && flags.is_valid(at) && flags.value(at) {
+                *fate = Fate::Delete;
             }
         }
         Ok(())
@@ -437,18 +471,22 @@ struct Kept<'a> {
 }
 
 impl Kept<'_> {
+    fn deletes(&self, at: usize) -> bool {
+        self.fates.get(at) == Some(&Fate::Delete)
+    }
+
     fn extend<T>(&self, out: &mut Vec<T>, values: impl Iterator<Item = T>) {
         if self.all {
             out.extend(values);
         } else {
-            out.extend(values.zip(self.fates).filter(|(_, fate)| **fate == Fate::Keep).map(|(value, _)| value));
+            out.extend(values.zip(self.fates).filter(|(_, fate)| fate.is_kept()).map(|(value, _)| value));
         }
     }
 
     /// Calls `keep` for each kept row.
     fn each(&self, mut keep: impl FnMut(usize)) {
         for (at, fate) in self.fates.iter().enumerate() {
-            if *fate == Fate::Keep {
+            if fate.is_kept() {
                 keep(at);
             }
         }
@@ -483,8 +521,8 @@ fn append_integers(kept: &Kept<'_>, column: &ArrayRef, out: &mut Vec<u64>) -> Op
 }
 
 fn append_strings(kept: &Kept<'_>, strings: &Strings<'_>, column: &ArrayRef, out: &mut ByteColumn) {
-    // A null that is kept stands for the empty string.
-    kept.each(|at| out.push(if column.is_null(at) { b"" } else { strings.get(at) }));
+    // A null that is kept stands for the empty string. What a row that deletes has may be longer than a value can be.
+    kept.each(|at| out.push(if column.is_null(at) || kept.deletes(at) { b"" } else { strings.get(at) }));
 }
 
 /// A column of strings or bytes.

@@ -124,9 +124,11 @@ mod tests {
             key_column: "id".into(),
             value_columns: vec!["v".into(), "w".into()],
             expiry_column: None,
+            delete_column: None,
             nulls: NullPolicy::Skip,
             duplicates: Duplicates::Last,
             max_bad_rows: 0,
+            require_success: false,
         };
         ends.check(&spec, |file| format!("file:///{file}"))
     }

@@ -34,7 +34,7 @@ use super::text::count::count_rows;
 use super::text::layout::TextLayout;
 use super::unit::{Unit, UnitKind};
 use crate::budget::{Budget, Charge};
-use crate::build::rows::{RowShape, Rows};
+use crate::build::rows::Rows;
 use crate::build::scatter::Run;
 use crate::progress::Meter;
 
@@ -167,7 +167,7 @@ impl Reader {
         budget: &Budget,
         meter: &Arc<Meter>,
     ) -> Result<Self, InputError> {
-        let shape = RowShape::of(&load.schema);
+        let shape = load.shape();
         let places = Arc::new(Places::default());
         // Twice as many lanes as cores: while one decodes, another fetches.
         let lanes = env.cpu.parallelism() * 2;
@@ -359,7 +359,7 @@ impl Reading {
 
     async fn lane(&self) -> Result<Lane, InputError> {
         let mut lane = Lane {
-            rows: Rows::new(RowShape::of(&self.load.schema)),
+            rows: Rows::new(self.load.shape()),
             runs: Vec::new(),
             run_bytes: 0,
             seal_bytes: self.seal_bytes,
@@ -457,7 +457,7 @@ impl Reading {
     {
         let (load, meter, stop) = (Arc::clone(&self.load), Arc::clone(&self.meter), Arc::clone(&self.stop));
         let decoded = self.env.compute(move || {
-            let mut rows = std::mem::replace(&mut lane.rows, Rows::new(RowShape::of(&load.schema)));
+            let mut rows = std::mem::replace(&mut lane.rows, Rows::new(load.shape()));
             let decoded = work(&load, &mut rows, &mut |rows, count| {
                 if stop.load(Ordering::Relaxed) {
                     return Err(InputError::Stopped);

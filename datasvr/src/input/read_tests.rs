@@ -41,9 +41,11 @@ async fn opened(format: InputFormat, content: &[u8], max_bad_rows: u64) -> Opene
         key_column: "id".into(),
         value_columns: vec!["v".into()],
         expiry_column: None,
+        delete_column: None,
         nulls: NullPolicy::Skip,
         duplicates: Duplicates::Last,
         max_bad_rows,
+        require_success: false,
     };
     let schema = Schema {
         kind: TableKind::Mem,
@@ -56,7 +58,7 @@ async fn opened(format: InputFormat, content: &[u8], max_bad_rows: u64) -> Opene
     let sources = Sources { files: FileInputs::Any, ..Sources::default() };
     let output = fkv_store::open(&env, &format!("file://{}/out", dir.path().display()), &StoreOptions::default());
     let output = output.expect("a store");
-    let listed = sources.resolve(&env, &spec.inputs, &output).await.expect("found");
+    let listed = sources.resolve(&env, &spec.inputs, false, &output).await.expect("found");
     let files = sources.open(&env, &listed, &output).await.expect("opened");
     let load = Arc::new(Load { spec, schema, bad: BadRows::new(max_bad_rows) });
     let budget = Budget::new(64 << 20);

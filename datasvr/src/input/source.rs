@@ -54,6 +54,15 @@ pub(crate) enum ResolveError {
     /// The store of the input says no, or has no such files.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The load asks for complete folders, and one is not.
+    #[error(
+        "{folder} has no _SUCCESS file, nor has a folder above it: what writes it has not finished; submit the load again \
+         when it has, or without require_success"
+    )]
+    Unfinished {
+        /// URL of the folder.
+        folder: String,
+    },
 }
 
 impl Sources {
@@ -109,17 +118,22 @@ impl Sources {
     /// The files that `urls` stand for, sorted by URL, each once.
     ///
     /// # Errors
-    /// An input is refused, or a store says no or has no such files.
+    /// An input is refused or not complete, or a store says no or has no such files.
     pub(crate) async fn resolve(
         &self,
         env: &Env,
         urls: &[String],
+        require_success: bool,
         output: &Store,
     ) -> Result<Vec<Listed>, ResolveError> {
         let mut files = Vec::new();
         for url in urls {
             self.check(url, output.url())?;
-            files.extend(inputs::resolve(env, url, &self.options).await?.files);
+            let found = inputs::resolve(env, url, &self.options).await?;
+            if require_success && let Some(folder) = found.unfinished().await? {
+                return Err(ResolveError::Unfinished { folder });
+            }
+            files.extend(found.files);
         }
         files.sort_by_cached_key(Listed::url);
         files.dedup_by_key(|file| file.url());
@@ -264,15 +278,15 @@ mod tests {
         let sources = Sources { files: below, ..Sources::default() };
 
         for name in ["allowed/own", "allowed/same", "allowed/own/a.parquet", "allowed/same/a.parquet"] {
-            let found = sources.resolve(&env, &[url(name)], &output).await;
+            let found = sources.resolve(&env, &[url(name)], false, &output).await;
             assert_eq!(found.expect(name).len(), 1, "{name}");
         }
         for name in ["allowed/away", "allowed/away/a.parquet", "allowed/back/in", "allowed/back/in/a.parquet"] {
-            let refused = sources.resolve(&env, &[url(name)], &output).await.expect_err(name);
+            let refused = sources.resolve(&env, &[url(name)], false, &output).await.expect_err(name);
             assert!(matches!(refused, ResolveError::Refused(_)), "{name}: {refused}");
         }
         let any = Sources { files: FileInputs::Any, ..Sources::default() };
-        let refused = any.resolve(&env, &[url("allowed/back/in")], &output).await.expect_err("the output store");
+        let refused = any.resolve(&env, &[url("allowed/back/in")], false, &output).await.expect_err("the output store");
         assert!(refused.to_string().contains("versions are written to"), "{refused}");
     }
 

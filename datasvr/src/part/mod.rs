@@ -40,13 +40,13 @@ pub(crate) async fn part(
     job.meter.expect(records, bytes);
     let mut packing = Packing::new(job.env, job.store, &job.attempt, job.settings(), &job.budget);
     reduce(job, slices, parts, &mut packing).await?;
-    let Built { packs, records, duplicates, expired, clash } = packing.finish().await?;
+    let Built { packs, records, duplicates, expired, deleted, clash } = packing.finish().await?;
     if let Some(clash) = clash {
         let (first, second) = (slices.locate(clash.first), slices.locate(clash.second));
         return Err(InputError::DuplicateKey { key: clash.key, first, second }.into());
     }
     let bytes_written = packs.iter().map(|pack| pack.len).sum();
-    let stats = BuildStats { records, duplicates, expired, bytes_written, ..BuildStats::default() };
+    let stats = BuildStats { records, duplicates, expired, deleted, bytes_written, ..BuildStats::default() };
     Ok(JobOutput { stats, packs, ..JobOutput::default() })
 }
 

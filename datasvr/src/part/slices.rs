@@ -39,7 +39,7 @@ impl Slices {
     /// # Errors
     /// The store fails, or an object is not the slice it should be.
     pub(crate) async fn open(job: &JobContext<'_>, slices: &[(u32, &[SliceRef])]) -> Result<Self, AttemptError> {
-        let spec = &slice_spec(job.plan, job.spec.duplicates);
+        let spec = &slice_spec(job.plan, job.spec);
         let pieces = slices
             .iter()
             .flat_map(|(number, pieces)| (0..).zip(*pieces).map(|(piece, slice)| (*number, piece, slice.clone())));

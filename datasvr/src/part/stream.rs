@@ -177,7 +177,7 @@ impl Windows {
             .collect();
         let memory = job.budget.limit();
         // Held are up to twice as much, and sorted. What the window before has become goes out meanwhile.
-        let record_bytes = RowShape::of(&job.plan.schema).record_bytes_min();
+        let record_bytes = RowShape::of(&job.plan.schema, false).record_bytes_min();
         let times = 3 + (2 * SORT_BYTES).div_ceil(record_bytes);
         let fetch_bytes = (memory / times / windows.len().max(1) as u64).min(FETCH_BYTES_MAX);
         if fetch_bytes < FETCH_BYTES_MIN {

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::input::unit::UnitKind;
 
-    const SHAPE: RowShape = RowShape { key: KeyType::U64, width: Some(4), ttl: false };
+    const SHAPE: RowShape = RowShape { key: KeyType::U64, width: Some(4), ttl: false, deletes: false };
 
     /// Files of row groups with so many rows each.
     fn units(files: &[&[u64]]) -> Vec<Sized> {

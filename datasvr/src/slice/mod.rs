@@ -68,7 +68,7 @@ async fn slice_all(
         bytes_read: job.meter.bytes_done(),
         ..BuildStats::default()
     };
-    let places = if slice_spec(job.plan, job.spec.duplicates).places { mapped.places.stretches() } else { Vec::new() };
+    let places = if slice_spec(job.plan, job.spec).places { mapped.places.stretches() } else { Vec::new() };
     let ends = mapped.ends.moved_by(first);
     Ok(JobOutput { stats, slices: mapped.slices, places, ends, ..JobOutput::default() })
 }
@@ -128,7 +128,7 @@ pub(crate) async fn map(
         places: Arc::clone(reader.places()),
         ends: Ends::default(),
     };
-    let spec = slice_spec(job.plan, job.spec.duplicates);
+    let spec = slice_spec(job.plan, job.spec);
     loop {
         let loaded = reader.fill(rows_bytes_max(job.budget.limit())).await?;
         mapped.decoded.add(&loaded.decoded);

@@ -128,7 +128,7 @@ impl Encoder {
     /// One part; `None` if it has no rows.
     fn encode_one(&self, part: Part) -> Option<PartOutcome> {
         let schema = &self.spec.schema;
-        let (rows, entries) = RunRows::gather(&self.runs, part.0, schema.key, schema.ttl);
+        let (rows, entries) = RunRows::gather(&self.runs, part.0, schema.key, schema.ttl || self.spec.tombstones);
         if entries.is_empty() {
             return None;
         }

@@ -22,7 +22,6 @@ use super::plans::{TaskPlan, read_json};
 use super::{AtWork, Worker};
 use crate::budget::Budget;
 use crate::build::output::JobOutput;
-use crate::build::rows::RowShape;
 use crate::error::AttemptError;
 use crate::input::bad::{BadRow, BadRows, SAMPLES_MAX, TooManyBadRows};
 use crate::input::decode::Load;
@@ -304,7 +303,8 @@ impl Worker {
 
     async fn freeze(&self, hold: &Hold, read: &Read) -> Result<(ObjectRef, ObjectRef), AttemptError> {
         let (table, task) = (&read.table.value, &read.task.value);
-        let listed = self.config.sources.resolve(&self.env, &task.spec.inputs, &self.store).await?;
+        let LoadSpec { inputs, require_success, .. } = &task.spec;
+        let listed = self.config.sources.resolve(&self.env, inputs, *require_success, &self.store).await?;
         let frozen = FrozenInputs::new(&listed);
         let head = self.meta.version(hold.uid, table.head).await?;
         let now_s = u32::try_from(self.env.clock.unix_ms() / 1000).unwrap_or(u32::MAX);
@@ -345,7 +345,7 @@ impl Worker {
 
     /// The jobs that load the frozen files. What files say of themselves is read here, some files at a time, and forgotten.
     async fn size(&self, frozen: &FrozenInputs, load: &Load, retries: u32) -> Result<Vec<PlannedJob>, AttemptError> {
-        let shape = RowShape::of(&load.schema);
+        let shape = load.shape();
         let budget = Budget::new((self.config.build_memory / 16).max(PLANNING_BYTES_MIN));
         let sizes = JobSizes::of(self.config.build_memory, self.config.slice_bytes, self.config.pack_bytes);
         let (mut units, mut first) = (Vec::new(), 0);

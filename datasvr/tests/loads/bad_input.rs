@@ -60,6 +60,22 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_without_success_is_refused_where_that_is_asked_for() {
+    let mut bench = Bench::new().await;
+    for file in ["days/1/a.parquet", "days/2/a.parquet"] {
+        bench.world.put(file, &numbered(10, |id| id as f32));
+    }
+    bench.world.put("days/1/_SUCCESS", b"");
+    let request = |input| with(load("numbers", input), |spec| spec.require_success = true);
+    let (all, one) = (bench.world.url("days/*"), bench.world.url("days/1"));
+    bench.fails_with(request(all.clone()), &["days/2 has no _SUCCESS file", "without require_success"]).await;
+    for request in [request(one), load("numbers", all)] {
+        let task = run(&bench.world, &mut bench.client, request).await;
+        assert_eq!(task.state, "finished", "{task:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_not_whole_parquet_are_named() {
     let mut bench = Bench::new().await;
     let good = numbered(1000, |id| id as f32);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, FixedSizeListArray, Float32Array, Int64Array, StringArray, UInt32Array,
+    Array, ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int64Array, StringArray, UInt32Array,
 };
 use arrow_schema::{DataType, Field};
 use fkv_datasvr::{DataConfig, DataServer};
@@ -59,7 +59,8 @@ pub(crate) fn vectors() -> Case {
     Case { name: "vectors", table: table("t", "f32[16]"), policy: "last", ..Case::new(files) }
 }
 
-/// Strings to strings with expiry times, some of which have passed; with nulls, and keys in several files.
+/// Strings to strings with expiry times, some of which have passed; with nulls, rows that delete keys, and keys in several
+/// files.
 pub(crate) fn strings() -> Case {
     let files = (0..5u32).map(|file| {
         let keys: Vec<String> = (0..2000u32).map(|n| format!("user:{}", (n * 13 + file * 700) % 6000)).collect();
@@ -75,6 +76,7 @@ pub(crate) fn strings() -> Case {
             ("id", Arc::new(StringArray::from(keys)) as ArrayRef),
             ("v", Arc::new(values) as ArrayRef),
             ("until", Arc::new(UInt32Array::from_iter(until)) as ArrayRef),
+            ("gone", Arc::new(BooleanArray::from_iter((0..2000u32).map(|n| (n % 3 != 0).then_some(n % 11 == 4))))),
         ]
     });
     let table = rpc::CreateTableRequest { key_type: "bytes".into(), ttl: true, ..table("t", "bytes") };
@@ -136,6 +138,9 @@ impl Case {
             if self.table.ttl {
                 spec.expiry_column = "until".into();
             }
+            if self.files[0].iter().any(|(name, _)| *name == "gone") {
+                spec.delete_column = "gone".into();
+            }
         })
     }
 
@@ -171,7 +176,7 @@ impl Case {
 enum Cell {
     Null,
     Text(String),
-    /// A number, or a list of numbers.
+    /// A number, true or false, or a list of numbers.
     Number(String),
 }
 
@@ -189,6 +194,7 @@ fn cell(column: &ArrayRef, row: usize) -> Cell {
     let number = any
         .downcast_ref::<Int64Array>()
         .map(|column| column.value(row).to_string())
+        .or_else(|| any.downcast_ref::<BooleanArray>().map(|column| column.value(row).to_string()))
         .or_else(|| any.downcast_ref::<UInt32Array>().map(|column| column.value(row).to_string()))
         .or_else(|| any.downcast_ref::<FixedSizeListArray>().and_then(|column| numbers(column, row)));
     let text = any

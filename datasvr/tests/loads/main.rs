@@ -5,6 +5,7 @@ mod bad_input;
 mod cases;
 mod control;
 mod cut_text;
+mod deletes;
 mod distributed;
 mod encodings;
 mod full_load;

@@ -418,6 +418,9 @@ pub struct LoadSpec {
     /// Name of the column of expiry times (Unix seconds), if any.
     #[serde(default)]
     pub expiry_column: Option<String>,
+    /// Name of the column that says which rows delete their key, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_column: Option<String>,
     /// What a null value means.
     #[serde(default)]
     pub nulls: NullPolicy,
@@ -427,6 +430,9 @@ pub struct LoadSpec {
     /// How many bad rows the task tolerates.
     #[serde(default)]
     pub max_bad_rows: u64,
+    /// Whether all folders of input must say that they are complete, by a `_SUCCESS` in them or above.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_success: bool,
 }
 
 /// Where a task stands.
@@ -485,6 +491,9 @@ pub struct BuildStats {
     pub bad_rows: u64,
     /// Records dropped because they had expired by `as_of`.
     pub expired: u64,
+    /// Keys left out because the row that won deletes them.
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    pub deleted: u64,
     /// Values saturated on narrowing.
     pub saturated: u64,
     /// Input bytes.
@@ -560,6 +569,11 @@ impl TaskRecord {
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
 const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+const fn is_zero_u64(number: &u64) -> bool {
     *number == 0
 }
 

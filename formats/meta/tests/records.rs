@@ -160,9 +160,11 @@ fn tasks() {
             key_column: "user_id".into(),
             value_columns: vec!["embedding".into()],
             expiry_column: Some("expires".into()),
+            delete_column: None,
             nulls: NullPolicy::Zero,
             duplicates: Duplicates::Error,
             max_bad_rows: 10,
+            require_success: false,
         },
         state: TaskState::Aligning,
         submitted_ms: 1_700_000_000_000,
@@ -181,6 +183,7 @@ fn tasks() {
             nulls: 4,
             bad_rows: 5,
             expired: 6,
+            deleted: 0,
             saturated: 7,
             bytes_read: 8,
             bytes_written: 9,
@@ -188,7 +191,10 @@ fn tasks() {
         errors: vec![error()],
     };
     check(golden!("task-1"), &task);
-    check(golden!("task-1-failures"), &TaskRecord { failures: 2, ..task });
+    check(golden!("task-1-failures"), &TaskRecord { failures: 2, ..task.clone() });
+    let spec = LoadSpec { require_success: true, delete_column: Some("gone".into()), ..task.spec.clone() };
+    let stats = BuildStats { deleted: 11, ..task.stats };
+    check(golden!("task-1-deletes"), &TaskRecord { spec, stats, ..task });
     let states = [
         TaskState::Queued,
         TaskState::Running,

@@ -15,6 +15,8 @@
 
 mod pattern;
 
+use std::collections::BTreeSet;
+
 use fkv_env::Env;
 use futures::StreamExt;
 
@@ -24,6 +26,9 @@ use crate::object::{ObjectMeta, Store};
 use crate::open::{open, split_scheme};
 use crate::options::StoreOptions;
 use crate::path::printable;
+
+/// The name of the empty file that Hadoop, Spark and others leave in a folder when all of it is written.
+const SUCCESS: &str = "_SUCCESS";
 
 /// Most files one input may stand for.
 pub const INPUT_FILES_MAX: usize = 1_000_000;
@@ -64,6 +69,44 @@ pub struct Inputs {
     pub store: Store,
     /// The files, sorted by path (bytewise); never empty.
     pub files: Vec<InputFile>,
+    /// The folders with a `_SUCCESS` in them; unknown where nothing was listed.
+    finished: Option<BTreeSet<String>>,
+}
+
+impl Inputs {
+    /// The URL of a folder with files that are not known to be all: it has no `_SUCCESS`, nor has one above it, as far up as
+    /// the first folder that the input does not choose by a pattern.
+    ///
+    /// # Errors
+    /// The store has to be asked, and fails.
+    pub async fn unfinished(&self) -> Result<Option<String>, StoreError> {
+        let finished = match &self.finished {
+            Some(finished) => finished.clone(),
+            None => match self.store.head(SUCCESS).await {
+                Ok(_) => BTreeSet::from([String::new()]),
+                Err(StoreError::NotFound { .. }) => BTreeSet::new(),
+                Err(error) => return Err(error),
+            },
+        };
+        let folders = self.files.iter().map(|file| folder_of(&file.path));
+        let unfinished = folders.into_iter().find(|folder| {
+            let mut above = Some(*folder);
+            while let Some(folder) = above {
+                if finished.contains(folder) {
+                    return false;
+                }
+                above = if folder.is_empty() { None } else { Some(folder_of(folder)) };
+            }
+            true
+        });
+        let root = self.store.url().trim_end_matches('/');
+        Ok(unfinished.map(|folder| format!("{root}/{folder}").trim_end_matches('/').to_owned()))
+    }
+}
+
+/// The folder that a path lies in; empty at the root.
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Finds the files that `url` stands for: a file, a folder, or a pattern. An absolute path is taken as `file://`.
@@ -91,7 +134,7 @@ pub async fn resolve(env: &Env, url: &str, options: &StoreOptions) -> Result<Inp
             return Ok(single);
         }
     }
-    let skipped = found.hidden;
+    let (skipped, finished) = (found.hidden, std::mem::take(&mut found.finished));
     let files = found.into_files(&store).await?;
     if files.is_empty() {
         let mut reason = if pattern.is_some() {
@@ -104,7 +147,7 @@ pub async fn resolve(env: &Env, url: &str, options: &StoreOptions) -> Result<Inp
         }
         return Err(StoreError::NoFiles { url: printable(&asked), reason });
     }
-    Ok(Inputs { store, files })
+    Ok(Inputs { store, files, finished: Some(finished) })
 }
 
 /// The input `path` as one file, if there is one.
@@ -123,7 +166,7 @@ async fn single_file(
     match store.head(name).await {
         Ok(meta) => {
             let files = vec![input_file(store.url(), meta)];
-            Ok(Some(Inputs { store, files }))
+            Ok(Some(Inputs { store, files, finished: None }))
         }
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
@@ -140,6 +183,8 @@ fn input_file(url_root: &str, meta: ObjectMeta) -> InputFile {
 struct Found {
     files: Vec<ObjectMeta>,
     hidden: u64,
+    /// Folders with a `_SUCCESS`.
+    finished: BTreeSet<String>,
 }
 
 impl Found {
@@ -147,6 +192,11 @@ impl Found {
     async fn collect(&mut self, store: &Store, pattern: Option<&Pattern>) -> Result<(), StoreError> {
         let mut listed = store.list("");
         while let Some(listed) = listed.next().await {
+            if let Ok(meta) = &listed
+                && meta.path.rsplit('/').next() == Some(SUCCESS)
+            {
+                self.finished.insert(folder_of(&meta.path).to_owned());
+            }
             match listed {
                 Ok(meta) if pattern.is_some_and(|pattern| !pattern.matches(&meta.path)) => {}
                 Ok(meta) if is_hidden(&meta.path, pattern) => self.hidden += 1,

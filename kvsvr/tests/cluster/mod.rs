@@ -167,9 +167,11 @@ impl Cluster {
             key_column: "key".into(),
             value_columns: vec!["value".into()],
             expiry_column: None,
+            delete_column: None,
             nulls: Default::default(),
             duplicates: Default::default(),
             max_bad_rows: 0,
+            require_success: false,
         };
         let submitted = self
             .meta

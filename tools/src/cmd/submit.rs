@@ -45,6 +45,7 @@ pub(super) async fn run(context: &Context, args: SubmitArgs) -> Outcome {
             key_column: args.key,
             value_columns: args.value,
             expiry_column: args.expiry.unwrap_or_default(),
+            delete_column: args.delete.unwrap_or_default(),
             nulls: match args.nulls {
                 NullPolicy::Skip => "skip",
                 NullPolicy::Zero => "zero",
@@ -57,6 +58,7 @@ pub(super) async fn run(context: &Context, args: SubmitArgs) -> Outcome {
             }
             .to_owned(),
             max_bad_rows: args.max_bad_rows,
+            require_success: args.require_success,
         }),
     };
     let reply = control.submit_load(request).await.map_err(|failure| match failure.code {

@@ -17,9 +17,11 @@ struct SpecView {
     key_column: String,
     value_columns: Vec<String>,
     expiry_column: Option<String>,
+    delete_column: Option<String>,
     nulls: String,
     duplicates: String,
     max_bad_rows: u64,
+    require_success: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,6 +32,7 @@ struct StatsView {
     nulls: u64,
     bad_rows: u64,
     expired: u64,
+    deleted: u64,
     saturated: u64,
     bytes_read: u64,
     bytes_written: u64,
@@ -52,6 +55,9 @@ struct ProgressView {
     bytes_total: Option<u64>,
     stage_since_unix_ms: u64,
     waiting_for: String,
+    jobs_done: u32,
+    jobs_running: u32,
+    jobs_total: u32,
 }
 
 /// A load task.
@@ -88,9 +94,11 @@ impl From<control::Task> for TaskView {
                 key_column: spec.key_column,
                 value_columns: spec.value_columns,
                 expiry_column: Some(spec.expiry_column).filter(|column| !column.is_empty()),
+                delete_column: Some(spec.delete_column).filter(|column| !column.is_empty()),
                 nulls: spec.nulls,
                 duplicates: spec.duplicates,
                 max_bad_rows: spec.max_bad_rows,
+                require_success: spec.require_success,
             },
             state: task.state,
             submitted_unix_ms: task.submitted_unix_ms,
@@ -104,6 +112,7 @@ impl From<control::Task> for TaskView {
                 nulls: stats.nulls,
                 bad_rows: stats.bad_rows,
                 expired: stats.expired,
+                deleted: stats.deleted,
                 saturated: stats.saturated,
                 bytes_read: stats.bytes_read,
                 bytes_written: stats.bytes_written,
@@ -126,6 +135,9 @@ impl From<control::Task> for TaskView {
                 bytes_total: some(p.bytes_total),
                 stage_since_unix_ms: p.stage_since_unix_ms,
                 waiting_for: p.waiting_for,
+                jobs_done: p.jobs_done,
+                jobs_running: p.jobs_running,
+                jobs_total: p.jobs_total,
             }),
         }
     }
@@ -155,7 +167,11 @@ impl TaskView {
                     if progress.waiting_for.is_empty() { String::new() } else { format!(": {}", progress.waiting_for) };
                 // Once all rows are read, what follows is not measured in rows.
                 let total = progress.rows_total.filter(|&total| progress.rows_done < total);
-                (format!("{}{waiting}", progress.stage), progress.rows_done, total)
+                let jobs = match progress.jobs_total {
+                    0 | 1 => String::new(),
+                    total => format!(", {} of {total} jobs done", progress.jobs_done),
+                };
+                (format!("{}{jobs}{waiting}", progress.stage), progress.rows_done, total)
             }
             _ => (self.state.clone(), 0, None),
         }
@@ -187,6 +203,7 @@ impl TaskView {
             nonzero(self.stats.nulls, "nulls"),
             nonzero(self.stats.bad_rows, "bad rows"),
             nonzero(self.stats.expired, "expired"),
+            nonzero(self.stats.deleted, "deleted"),
             nonzero(self.stats.saturated, "saturated"),
         ]
         .into_iter()
@@ -212,11 +229,15 @@ impl TaskView {
                 (
                     "columns",
                     format!(
-                        "{} -> {}{}",
+                        "{} -> {}{}{}",
                         spec.key_column,
                         spec.value_columns.join(", "),
                         match &spec.expiry_column {
                             Some(column) => format!(", expiry {column}"),
+                            None => String::new(),
+                        },
+                        match &spec.delete_column {
+                            Some(column) => format!(", delete {column}"),
                             None => String::new(),
                         }
                     ),
@@ -224,8 +245,13 @@ impl TaskView {
                 (
                     "rules",
                     format!(
-                        "{} {} load, nulls {}, duplicates {}, at most {} bad rows",
-                        spec.mode, spec.format, spec.nulls, spec.duplicates, spec.max_bad_rows
+                        "{} {} load, nulls {}, duplicates {}, at most {} bad rows{}",
+                        spec.mode,
+                        spec.format,
+                        spec.nulls,
+                        spec.duplicates,
+                        spec.max_bad_rows,
+                        if spec.require_success { ", with _SUCCESS" } else { "" }
                     ),
                 ),
                 ("rows read", format!("{} ({})", count(self.stats.rows_read), bytes(self.stats.bytes_read))),

@@ -56,13 +56,19 @@ impl<'a> Appender<'a> {
         decoded: &mut Decoded,
     ) -> Result<(), Fault> {
         let key = self.key(cells.get(data, Slots::KEY)).map_err(|reason| (Slots::KEY, reason))?;
-        let Some(value) = self.value(cells, data, decoded)? else {
+        let deletes = match self.slots.deletes {
+            Some(slot) => flag(cells.get(data, slot)).map_err(|reason| (slot, reason))?,
+            None => false,
+        };
+        // Of a row that deletes its key nothing else matters.
+        let value = if deletes { Some(self.no_value()) } else { self.value(cells, data, decoded)? };
+        let Some(value) = value else {
             decoded.nulls += 1;
             return Ok(());
         };
         let expiry = match self.slots.expiry {
-            Some(slot) => expiry(cells.get(data, slot)).map_err(|reason| (slot, reason))?,
-            None => 0,
+            Some(slot) if !deletes => expiry(cells.get(data, slot)).map_err(|reason| (slot, reason))?,
+            _ => 0,
         };
         match (&mut rows.values, value) {
             (ValueColumn::Fixed { data, .. }, _) => data.extend_from_slice(&self.value),
@@ -77,8 +83,18 @@ impl<'a> Appender<'a> {
         if rows.shape.ttl {
             rows.expiry.push(expiry);
         }
+        if rows.shape.deletes {
+            rows.deletes.push(deletes);
+        }
         rows.index.push(index);
         Ok(())
+    }
+
+    /// What stands for the value of a row without one.
+    fn no_value<'c>(&mut self) -> Value<'c> {
+        self.value.clear();
+        self.codec.encode_zero(&mut self.value);
+        Value::Stored
     }
 
     fn key<'c>(&self, cell: Cell<'c>) -> Result<Key<'c>, Reason> {
@@ -235,6 +251,22 @@ fn signed(cell: Cell<'_>) -> Result<Option<i64>, Reason> {
             .and_then(|number| number.map(|n| n.signed()).transpose())
             .map_err(|error| not_an_integer(error, text, "i64")),
         other => Err(wrong_kind(other, "an integer")),
+    }
+}
+
+/// Whether a row deletes its key.
+fn flag(cell: Cell<'_>) -> Result<bool, Reason> {
+    match cell {
+        Cell::Null => Ok(false),
+        Cell::Flag(flag) => Ok(flag),
+        Cell::Text(text) | Cell::Number(text) => match text.trim_ascii() {
+            b"" | b"0" => Ok(false),
+            b"1" => Ok(true),
+            text if text.eq_ignore_ascii_case(b"false") => Ok(false),
+            text if text.eq_ignore_ascii_case(b"true") => Ok(true),
+            text => Err(Reason::NotFlag { text: shown(text) }),
+        },
+        other => Err(wrong_kind(other, "true or false")),
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   slot   0     1 … v          v + 1 …
-//!          key   value columns  expiry, if the load names it
+//!          key   value columns  expiry and delete column, if the load names them
 //! ```
+
+use fkv_meta::record::LoadSpec;
 
 use super::super::bad::Reason;
 
@@ -14,6 +16,8 @@ pub(crate) struct Slots {
     pub(crate) values: usize,
     /// Slot of the expiry column.
     pub(crate) expiry: Option<usize>,
+    /// Slot of the delete column.
+    pub(crate) deletes: Option<usize>,
 }
 
 impl Slots {
@@ -22,16 +26,23 @@ impl Slots {
     /// Slot of the first value column.
     pub(crate) const VALUES: usize = 1;
 
+    /// The slots of a load.
+    #[must_use]
+    pub(crate) fn of(spec: &LoadSpec) -> Self {
+        Self::new(spec.value_columns.len(), spec.expiry_column.is_some(), spec.delete_column.is_some())
+    }
+
     /// The slots of a load with so many value columns.
     #[must_use]
-    pub(crate) fn new(values: usize, expiry: bool) -> Self {
-        Self { values, expiry: expiry.then_some(Self::VALUES + values) }
+    pub(crate) fn new(values: usize, expiry: bool, deletes: bool) -> Self {
+        let behind = Self::VALUES + values;
+        Self { values, expiry: expiry.then_some(behind), deletes: deletes.then_some(behind + usize::from(expiry)) }
     }
 
     /// How many there are.
     #[must_use]
     pub(crate) fn count(self) -> usize {
-        Self::VALUES + self.values + usize::from(self.expiry.is_some())
+        Self::VALUES + self.values + usize::from(self.expiry.is_some()) + usize::from(self.deletes.is_some())
     }
 }
 

@@ -187,6 +187,7 @@ fn column(load: &Load, slot: usize) -> &str {
         None => &spec.key_column,
         Some(value) => match spec.value_columns.get(value) {
             Some(column) => column,
+            None if Slots::of(spec).deletes == Some(slot) => spec.delete_column.as_deref().unwrap_or_default(),
             None => spec.expiry_column.as_deref().unwrap_or_default(),
         },
     }

@@ -289,7 +289,7 @@ mod tests {
             blocks.extend(splitter.push(piece)?);
         }
         blocks.extend(splitter.finish()?);
-        let slots = Slots::new(columns - 1, false);
+        let slots = Slots::new(columns - 1, false, false);
         let wanted = Wanted::new((0..columns).map(|column| (column, column)).collect(), columns);
         let mut cells = Cells::new(slots);
         let mut rows = Vec::new();
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn unwanted_columns_are_stepped_over_and_one_may_serve_twice() {
-        let mut cells = Cells::new(Slots::new(2, false));
+        let mut cells = Cells::new(Slots::new(2, false, false));
         let wanted = Wanted::new(vec![(3, 0), (1, 1), (3, 2)], 4);
         let text = b"\"x,\"\"\",one,skipped,\"th\"\"ree\"\n";
         assert_eq!(Records::new(text, CSV).read(&wanted, &mut cells), Record::Cells);

@@ -174,7 +174,7 @@ mod tests {
 
     fn cells(line: &str, wanted: &[&str]) -> Result<(Cells, Vec<bool>), Reason> {
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-        let mut cells = Cells::new(Slots::new(wanted.len() - 1, false));
+        let mut cells = Cells::new(Slots::new(wanted.len() - 1, false, false));
         let mut members = vec![false; wanted.len()];
         // Blocks hold many lines: this one does not begin at 0.
         let data = format!("{{}}\n{line}");
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn text_that_is_not_utf8_is_an_error_where_it_is_wanted() {
-        let mut cells = Cells::new(Slots::new(0, false));
+        let mut cells = Cells::new(Slots::new(0, false, false));
         let names = Names::new([String::from("n")].iter());
         let mut members = [false];
         let line = b"{\"n\": \"gr\xf6\"}";

@@ -113,8 +113,11 @@ impl TextLayout {
             return Err(InputError::Empty { file: file.url.clone(), lacks: "it has no header" });
         }
         check_looks(file, spec.format, text)?;
-        let slots = Slots::new(spec.value_columns.len(), spec.expiry_column.is_some());
-        let roles = std::iter::once(&spec.key_column).chain(&spec.value_columns).chain(&spec.expiry_column);
+        let slots = Slots::of(spec);
+        let roles = std::iter::once(&spec.key_column)
+            .chain(&spec.value_columns)
+            .chain(&spec.expiry_column)
+            .chain(&spec.delete_column);
         let (mut at, mut line) = (if text.starts_with(BOM) { BOM.len() } else { 0 }, 1);
         if objects {
             let begin = Position { row: 0, line, byte: at as u64 };
@@ -202,7 +205,7 @@ fn names(file: &InputFile, header: &[u8], dialect: Dialect) -> Result<Vec<String
     // Reading it as a record of one wanted column tells how many there are; then all of them are wanted.
     let mut count = 1;
     loop {
-        let slots = Slots::new(count, false);
+        let slots = Slots::new(count, false, false);
         let wanted = Wanted::new((0..count).map(|column| (column, column)).collect(), count);
         let mut cells = Cells::new(slots);
         match Records::new(header, dialect).read(&wanted, &mut cells) {

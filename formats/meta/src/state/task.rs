@@ -151,6 +151,9 @@ pub(crate) fn check_spec(schema: &Schema, spec: &LoadSpec) -> Result<(), Refusal
     if spec.expiry_column.as_ref().is_some_and(String::is_empty) {
         return invalid("the name of the expiry column is empty".to_owned());
     }
+    if spec.delete_column.as_ref().is_some_and(String::is_empty) {
+        return invalid("the name of the delete column is empty".to_owned());
+    }
     if serde_json::to_vec(spec).map_or(usize::MAX, |json| json.len()) > SPEC_BYTES_MAX {
         return invalid(format!("the load's description is longer than {SPEC_BYTES_MAX} bytes"));
     }
@@ -202,9 +205,11 @@ mod tests {
             key_column: "id".into(),
             value_columns: vec!["score".into()],
             expiry_column: None,
+            delete_column: None,
             nulls: NullPolicy::Skip,
             duplicates: Duplicates::Last,
             max_bad_rows: 0,
+            require_success: false,
         };
         let wide = Schema { value: ValueType::F32(3), ..schema() };
         let columns = |count: usize| LoadSpec { value_columns: vec!["c".into(); count], ..good.clone() };
@@ -216,6 +221,7 @@ mod tests {
             (schema(), LoadSpec { inputs: vec!["x".repeat(SPEC_BYTES_MAX)], ..good.clone() }),
             (schema(), LoadSpec { key_column: String::new(), ..good.clone() }),
             (schema(), LoadSpec { expiry_column: Some("ttl".into()), ..good.clone() }),
+            (schema(), LoadSpec { delete_column: Some(String::new()), ..good.clone() }),
             (schema(), columns(0)),
             (schema(), columns(2)),
             (wide.clone(), columns(2)),

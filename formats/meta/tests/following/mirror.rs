@@ -232,9 +232,11 @@ async fn a_view_follows_a_snapshot_and_its_events_to_the_same_end() {
         key_column: "id".into(),
         value_columns: vec!["v".into()],
         expiry_column: None,
+        delete_column: None,
         nulls: fkv_meta::record::NullPolicy::Skip,
         duplicates: fkv_meta::record::Duplicates::Last,
         max_bad_rows: 0,
+        require_success: false,
     };
     let view = setting.meta.view().await.expect("read");
     let Ok(txn::Submitted::New(plan)) = txn::submit(&view, "t", None, "s", &spec, 1) else { panic!("a new task") };

@@ -90,9 +90,11 @@ pub(crate) fn spec(mode: LoadMode) -> LoadSpec {
         key_column: "id".into(),
         value_columns: vec!["score".into()],
         expiry_column: None,
+        delete_column: None,
         nulls: NullPolicy::Skip,
         duplicates: Duplicates::Last,
         max_bad_rows: 0,
+        require_success: false,
     }
 }
 

@@ -132,6 +132,45 @@ async fn inputs_are_found_on_s3_below_a_prefix() {
     check(&server.url("lake/raw"), &server.options()).await;
 }
 
+/// Checks which folder below `root` is found to be unfinished.
+async fn check_unfinished(root: &str, options: &StoreOptions) {
+    let env = env();
+    let store = open(&env, root, options).expect("a store");
+    let tree = ["done/_SUCCESS", "done/a", "done/deep/b", "open/c", "some/x=1/_SUCCESS", "some/x=1/d", "some/x=2/e"];
+    for path in tree {
+        store.put(path, Bytes::new()).await.expect("written");
+    }
+    for (input, expected) in [
+        ("done", None),
+        ("done/", None),
+        ("done/a", None),
+        ("done/deep/*", Some("done/deep")),
+        ("open", Some("open")),
+        ("open/c", Some("open")),
+        ("some", Some("some/x=2")),
+        ("some/x=1", None),
+        ("some/x=*", Some("some/x=2")),
+        ("{done,open}/*", Some("open")),
+        ("{done,some}/**/[abd]", None),
+    ] {
+        let inputs = resolve(&env, &format!("{root}/{input}"), options).await.expect("found");
+        let found = inputs.unfinished().await.expect("known");
+        assert_eq!(found, expected.map(|folder| format!("{root}/{folder}")), "{input}");
+    }
+}
+
+#[tokio::test]
+async fn folders_without_success_are_found_on_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    check_unfinished(&format!("file://{}", dir.path().display()), &StoreOptions::default()).await;
+}
+
+#[tokio::test]
+async fn folders_without_success_are_found_on_s3() {
+    let s3 = S3Process::start(&env()).await;
+    check_unfinished(&s3.url("lake"), &s3.options()).await;
+}
+
 #[tokio::test]
 async fn markers_for_folders_are_no_files() {
     let server = S3Process::start(&env()).await;
