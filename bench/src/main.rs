@@ -32,7 +32,7 @@ enum Suite {
 
 #[derive(clap::Args, Debug)]
 struct Options {
-    /// A smaller data set; ends within two minutes.
+    /// A smaller data set; ends within two minutes, where there are no rivals.
     #[arg(long)]
     quick: bool,
     /// Another number of keys than the suite's own, to try things out.

@@ -90,6 +90,16 @@ fn fastest(env: &Env, rival: &dyn Rival, law: Law) -> Result<(u64, f64), String>
     Ok(fastest)
 }
 
+/// Asks us and a rival in turn.
+async fn in_turn(env: &Env, table: &Table, rival: &dyn Rival, threads: u64, law: Law) -> Result<[Readings; 2], String> {
+    let [mut ours, mut theirs] = [Readings::default(), Readings::default()];
+    for round in 0..ROUNDS {
+        ours.0.push(table.read(env, law, round, WINDOW).await);
+        theirs.0.push(read(env, rival, threads, law, round, WINDOW)?);
+    }
+    Ok([ours, theirs])
+}
+
 async fn uniform(env: &Env, files: &Files, rocks_dir: &Path, report: &mut Report) -> Result<(), String> {
     let law = Law::Uniform { first: 0, count: files.count };
     let table = files.open(env, 0).await?;
@@ -98,11 +108,7 @@ async fn uniform(env: &Env, files: &Files, rocks_dir: &Path, report: &mut Report
     table.check(files.count).await?;
     check(&rocks, files.count)?;
     let (threads, _) = fastest(env, &rocks, law)?;
-    let [mut ours, mut theirs] = [Readings::default(), Readings::default()];
-    for round in 0..ROUNDS {
-        ours.0.push(table.read(env, law, round, WINDOW).await);
-        theirs.0.push(read(env, &rocks, threads, law, round, WINDOW)?);
-    }
+    let [ours, theirs] = in_turn(env, &table, &rocks, threads, law).await?;
     report.raw("uniform_rocksdb_threads", threads);
     ours.put(report, "uniform_fkv");
     theirs.put(report, "uniform_rocksdb");
@@ -134,11 +140,7 @@ async fn zipf(env: &Env, files: &Files, rocks_dir: &Path, report: &mut Report) -
     check(&rocks, files.count)?;
     table.warm(env, law, files.count).await;
     warm(env, &rocks, threads, law, files.count)?;
-    let [mut ours, mut theirs] = [Readings::default(), Readings::default()];
-    for round in 0..ROUNDS {
-        ours.0.push(table.read(env, law, round, WINDOW).await);
-        theirs.0.push(read(env, &rocks, threads, law, round, WINDOW)?);
-    }
+    let [ours, theirs] = in_turn(env, &table, &rocks, threads, law).await?;
     report.raw("zipf_rocksdb_threads", threads);
     report.raw("zipf_rocksdb_caches", name);
     ours.put(report, "zipf_fkv");

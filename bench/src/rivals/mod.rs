@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   uniform, cold   FeatureKV without record cache │ RocksDB, block cache of what remains of the same memory
-//!   Zipf            FeatureKV, records cached      │ RocksDB, records and blocks cached     same memory in all
+//!   Zipf            FeatureKV, records cached      │ RocksDB, records or blocks cached      same memory in all
 //!   uniform, warm   FeatureKV, all records cached  │ RocksDB, all blocks cached │ LMDB, all pages cached
 //!   each: answers compared with what was written ── caches warmed ── rounds × { one contender after the other } ── medians
 //! ```

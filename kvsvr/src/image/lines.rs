@@ -209,16 +209,10 @@ impl<'a> Home<'a> {
         Self { line: EMPTY.0.as_ptr(), lines: PhantomData }
     }
 
-    /// Asks for the line.
-    #[inline(always)]
-    pub(crate) fn prefetch(self, level: Level) {
-        prefetch_line(level, self.line.cast());
-    }
-
     /// Asks for the line and the one behind it.
     #[inline(always)]
     pub(crate) fn prefetch_both(self, level: Level) {
-        self.prefetch(level);
+        self.prefetch_behind(level, 0);
         self.prefetch_behind(level, 1);
     }
 
